@@ -1,0 +1,1 @@
+"""What ships with headscope: haystacks, needles, scenes and weights, each with its source and licence."""

@@ -1,0 +1,9 @@
+"""The one family of errors whose sentence the user reads."""
+
+
+class HeadscopeError(Exception):
+    """Says in one sentence what was wrong and what would be right."""
+
+
+class Interrupted(HeadscopeError):
+    """The work stopped before its end; what was finished is kept."""

@@ -1,0 +1,121 @@
+"""Readers: per-head numbers out of one layer's attention, small enough to keep."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kernels.attention import weights
+from kernels.statistics import Statistics, statistics
+from probes.anatomy import LayerAnatomy
+from probes.tap import AttentionCall
+
+
+class StatisticsReader:
+    """Statistics of every query and key (see `kernels.statistics`), layer by layer, one entry per forward.
+
+    spans: name to prompt positions, for the statistic "mass".
+    """
+
+    def __init__(self, wanted: Iterable[str], spans: Mapping[str, Iterable[int]] | None = None) -> None:
+        self.wanted = tuple(wanted)
+        self.spans = {name: torch.tensor(sorted(positions)) for name, positions in (spans or {}).items()}
+        self.found: dict[tuple[str, int], list[Statistics]] = {}
+
+    def read(self, call: AttentionCall) -> None:
+        members = {
+            name: torch.isin(call.key_positions, positions.to(call.k.device)) for name, positions in self.spans.items()
+        }
+        found = statistics(
+            call.q,
+            call.k,
+            scale=call.scale,
+            wanted=self.wanted,
+            mask=call.mask,
+            causal=call.causal,
+            query_positions=call.query_positions,
+            key_positions=call.key_positions,
+            spans=members,
+            softcap=call.layer.softcap,
+            sink=call.sink,
+        )
+        kept = {name: tensor.cpu() for name, tensor in found.items()}
+        self.found.setdefault((call.layer.stack, call.layer.index), []).append(kept)
+
+    def stacked(self, name: str, *, stack: str = "", forward: int = 0) -> Float[Tensor, "layer b h x"]:
+        """One statistic of one forward pass, all layers of a stack together."""
+        layers = sorted(index for where, index in self.found if where == stack)
+        return torch.stack([self.found[stack, index][forward][name] for index in layers])
+
+
+class NeedleReader:
+    """For each decoded token: where every head looked hardest, its mass on the needle, and the needle's share of output.
+
+    needle: prompt positions. Only decode steps are read, as in the retrieval-head papers: the prompt's last token is
+    the first of them. Batch size 1.
+    """
+
+    def __init__(self, needle: Iterable[int]) -> None:
+        self.needle = torch.tensor(sorted(needle))
+        self._top: dict[int, list[Tensor]] = {}
+        self._mass: dict[int, list[Tensor]] = {}
+        self._needle_output: dict[int, list[Tensor]] = {}
+        self._output: dict[int, list[Tensor]] = {}
+
+    def read(self, call: AttentionCall) -> None:
+        if call.layer.stack or call.phase != "decode":
+            return
+        dtype = torch.promote_types(call.q.dtype, torch.float32)
+        p = weights(
+            call.q.to(dtype),
+            call.k.to(dtype),
+            scale=call.scale,
+            mask=call.mask,
+            softcap=call.layer.softcap,
+            sink=call.sink,
+        )[0, :, 0]
+        member = torch.isin(call.key_positions[0], self.needle.to(p.device))
+        # Only the needle's own keys, so that a long cache is not widened to every query head.
+        part = p[:, member]
+        values = call.v[0, :, member].to(dtype).repeat_interleave(call.layer.group_size, dim=0)
+        layer = call.layer.index
+        self._top.setdefault(layer, []).append(call.key_positions[0][p.argmax(-1)])
+        self._mass.setdefault(layer, []).append(part.sum(-1))
+        self._needle_output.setdefault(layer, []).append((part[:, None] @ values)[:, 0])
+        self._output.setdefault(layer, []).append(call.output[0, :, 0].to(dtype))
+
+    @staticmethod
+    def _together(kept: dict[int, list[Tensor]]) -> Tensor:
+        return torch.stack([torch.stack(kept[layer]) for layer in sorted(kept)], dim=1).cpu()
+
+    def top_positions(self) -> Int[Tensor, "step layer head"]:
+        """Position of the key with the largest weight."""
+        return self._together(self._top)
+
+    def needle_mass(self) -> Float[Tensor, "step layer head"]:
+        """Attention on the needle, in [0, 1]."""
+        return self._together(self._mass)
+
+    def outputs(self) -> tuple[Float[Tensor, "step layer head d"], Float[Tensor, "step layer head d"]]:
+        """The part of each head's output that the needle's values make up, and the whole output."""
+        return self._together(self._needle_output), self._together(self._output)
+
+
+class MeanQueryReader:
+    """Mean query of every head before norm and RoPE, over all tokens read (LOCOS's calibration of `query_mean`)."""
+
+    def __init__(self) -> None:
+        self._sum: dict[int, Tensor] = {}
+        self._count: dict[int, int] = {}
+
+    def read(self, call: AttentionCall) -> None:
+        """The attention itself is not needed."""
+
+    def read_projection(self, layer: LayerAnatomy, queries: Float[Tensor, "b n h d"]) -> None:
+        total = queries.double().sum((0, 1)).cpu()
+        self._sum[layer.index] = self._sum.get(layer.index, torch.zeros_like(total)) + total
+        self._count[layer.index] = self._count.get(layer.index, 0) + queries.shape[0] * queries.shape[1]
+
+    def means(self) -> dict[int, Float[Tensor, "h d"]]:
+        return {layer: (total / self._count[layer]).float() for layer, total in self._sum.items()}
