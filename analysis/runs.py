@@ -1,0 +1,319 @@
+"""A run: a folder that holds what was asked, with which versions, and what came out.
+
+    runs/20261124T061500Z-retrieval-1a2b3c4d/
+        manifest.json    the request, the model and its hash, versions, machine, times ("format": 1)
+        cases.jsonl      one line per finished case, in order; flushed to disk as each finishes
+        heads.parquet    one row per head and metric
+        summary.json     the answers
+        log.txt          what happened, with times
+        arrays/          safetensors
+
+Results are deterministic; times and durations live in manifest.json and log.txt only. A file is written whole or not
+at all, except cases.jsonl, whose half-written last line is dropped on resume.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from probes.errors import HeadscopeError
+
+FORMAT = 1
+RUNS = Path("runs")
+RECORDED = ("headscope", "torch", "transformers", "numpy", "pandas", "pyarrow", "scipy", "safetensors", "gguf")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. Reading needs no model."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Raises HeadscopeError for a folder that is no run, half written, or from a newer version."""
+        file = self.path / "manifest.json"
+        try:
+            manifest = json.loads(file.read_text())
+        except FileNotFoundError:
+            raise HeadscopeError(f"{self.path} is not a run: it has no manifest.json.") from None
+        except ValueError:
+            raise HeadscopeError(
+                f"The run {self.path} is half written (manifest.json can't be read): delete the folder and run again."
+            ) from None
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        if not isinstance(found, int):
+            raise HeadscopeError(f"{self.path} is not a headscope run: its manifest names no format.")
+        if found > FORMAT:
+            raise HeadscopeError(
+                f"The run {self.path} is of format {found} and this headscope reads up to {FORMAT}: upgrade headscope."
+            )
+        return manifest
+
+    @property
+    def finished(self) -> bool:
+        return self.manifest["state"] == "finished"
+
+    def cases(self) -> list[dict[str, Any]]:
+        """The finished cases, in order; a half-written last line is left out."""
+        file = self.path / "cases.jsonl"
+        lines = file.read_text().split("\n")[:-1] if file.exists() else []
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError:
+            raise HeadscopeError(f"{file} is damaged: delete the run folder and run again.") from None
+
+    def summary(self) -> dict[str, Any]:
+        """Raises HeadscopeError where the run has not ended."""
+        return dict(json.loads(self._finished_file("summary.json").read_text()))
+
+    def heads(self) -> pd.DataFrame:
+        """layer, head, metric, value, low, high, n. Raises HeadscopeError where the run has not ended."""
+        return pd.read_parquet(self._finished_file("heads.parquet"))
+
+    def _finished_file(self, name: str) -> Path:
+        state = self.manifest["state"]
+        file = self.path / name
+        if not file.exists():
+            raise HeadscopeError(
+                f"The run {self.id} has no {name} yet (it is {state}): finish it with --resume {self.id}."
+            )
+        return file
+
+
+def list_runs(folder: Path = RUNS) -> tuple[list[Run], list[str]]:
+    """Runs, newest first, and one sentence for each folder that can't be read."""
+    runs, problems = [], []
+    for path in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []:
+        if not path.is_dir():
+            continue
+        run = Run(path)
+        try:
+            _ = run.manifest
+        except HeadscopeError as error:
+            problems.append(str(error))
+        else:
+            runs.append(run)
+    return runs, problems
+
+
+def find_run(name: str, folder: Path = RUNS, *, command: str | None = None) -> Run:
+    """A run by path, id, unique beginning of an id, or "last" (the newest finished one of `command`)."""
+    if name == "last":
+        runs = [run for run in list_runs(folder)[0] if command in (None, run.manifest["command"]) and run.finished]
+        if not runs:
+            raise HeadscopeError(f"There is no finished {command or ''} run in {folder}: start with headscope retrieval.")
+        return runs[0]
+    if (path := Path(name)).is_dir() and (path.is_absolute() or "/" in name or (path / "manifest.json").exists()):
+        run = Run(path)
+    else:
+        matches = [path for path in folder.glob(f"{name}*") if path.is_dir()]
+        if len(matches) != 1:
+            what = "no run" if not matches else f"{len(matches)} runs"
+            raise HeadscopeError(f"There is {what} named {name} in {folder}: headscope runs lists them.")
+        run = Run(matches[0])
+    _ = run.manifest
+    return run
+
+
+class OpenRun:
+    """A run being written. One process at a time: the folder is locked while it is open."""
+
+    def __init__(self, run: Run, lock: Any) -> None:
+        self.run = run
+        self._lock = lock
+        self._started = time.monotonic()
+        self.done = {case["case"] for case in run.cases()}
+
+    @classmethod
+    def start(cls, folder: Path, command: str, request: Mapping[str, Any], *, resume: str | None = None) -> Self:
+        """Open a new run, or with `resume` ("last" or a run's name) the one already begun with the same request.
+
+        With "last" and nothing to resume, a new run begins. Raises HeadscopeError where the named run asked for
+        something else or is in use.
+        """
+        digest = request_hash(command, request)
+        if resume == "last":
+            same = [run for run in list_runs(folder)[0] if run.manifest["request_hash"] == digest]
+            if same:
+                return cls._open(same[0])
+        elif resume is not None:
+            run = find_run(resume, folder)
+            if run.manifest["request_hash"] != digest:
+                asked = run.manifest["request"]
+                changed = sorted(k for k in {*asked, *request} if asked.get(k) != dict(request).get(k))
+                raise HeadscopeError(
+                    f"The run {run.id} can't be resumed with another request ({', '.join(changed) or 'command'} "
+                    f"differs): its own command was: {run.manifest['argv']}"
+                )
+            return cls._open(run)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            path = _new_folder(folder, f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}-{digest[:8]}")
+            manifest = {
+                "format": FORMAT,
+                "id": path.name,
+                "command": command,
+                "argv": command_line(),
+                "request": dict(request),
+                "request_hash": digest,
+                "state": "running",
+                "versions": versions(),
+                "machine": machine(),
+                "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+                "seconds": 0.0,
+            }
+            write_json(path / "manifest.json", manifest)
+        return cls._open(Run(path))
+
+    @classmethod
+    def _open(cls, run: Run) -> Self:
+        _ = run.manifest
+        lock = (run.path / "log.txt").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise HeadscopeError(f"The run {run.id} is being written by another process: wait for it to end.") from None
+        _drop_half_line(run.path / "cases.jsonl")
+        opened = cls(run, lock)
+        opened.log(f"opened with {len(opened.done)} cases done: {command_line()}")
+        return opened
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is not None:
+                self.log(f"stopped: {kind.__name__ if kind else ''}: {error}")
+                if not self.run.finished:
+                    self.note(state="stopped")
+        except (OSError, HeadscopeError):
+            pass  # a full disk must not hide the error that is on its way out
+        finally:
+            self._lock.close()
+
+    def log(self, line: str) -> None:
+        self._lock.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
+        self._lock.flush()
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the manifest."""
+        with writing(self.run.path):
+            write_json(self.run.path / "manifest.json", {**self.run.manifest, **facts})
+
+    def add_case(self, case: Mapping[str, Any]) -> None:
+        """Append a finished case and put it on disk before returning."""
+        line = json.dumps(case, ensure_ascii=False, sort_keys=True) + "\n"
+        with writing(self.run.path), (self.run.path / "cases.jsonl").open("a") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self.done.add(case["case"])
+
+    def finish(self, *, heads: pd.DataFrame | None, summary: Mapping[str, Any], **facts: Any) -> None:
+        """Write the answers and mark the run finished."""
+        with writing(self.run.path):
+            if heads is not None:
+                _whole(self.run.path / "heads.parquet", lambda path: heads.to_parquet(path, index=False))
+            write_json(self.run.path / "summary.json", summary)
+        manifest = self.run.manifest
+        self.note(
+            state="finished",
+            finished=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            seconds=round(manifest["seconds"] + time.monotonic() - self._started, 1),
+            **facts,
+        )
+        self.log("finished")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a full or read-only disk into a sentence; what was finished before stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise HeadscopeError(
+                f"The disk that holds {path} is full: free some space and go on with --resume; finished cases are kept."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise HeadscopeError(f"{path} can't be written to ({error.strerror}): choose another --out.") from error
+        raise
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    text = json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
+    _whole(path, lambda scratch: scratch.write_text(text))
+
+
+def request_hash(command: str, request: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([command, dict(request)], sort_keys=True).encode()).hexdigest()
+
+
+def command_line() -> str:
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in RECORDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    from probes.memory import cpu_threads
+
+    return {"system": platform.system(), "processor": platform.machine(), "cores": cpu_threads()}
+
+
+def _whole(path: Path, write: Any) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(scratch)
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _new_folder(folder: Path, name: str) -> Path:
+    for attempt in range(100):
+        path = folder / (name if not attempt else f"{name}-{attempt + 1}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise HeadscopeError(f"{folder / name} already exists a hundred times over.")
+
+
+def _drop_half_line(path: Path) -> None:
+    if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
