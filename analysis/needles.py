@@ -195,7 +195,11 @@ def _assemble(subject: Subject, triple: Triple, context: str, depth: float) -> P
     place = _sentence_end(context, depth)
     before, after = context[:place].rstrip(), context[place:].lstrip()
     at = triple.needle.lower().index(triple.answer.lower())
-    lead, answer, rest = triple.needle[:at], triple.needle[at : at + len(triple.answer)], triple.needle[at + len(triple.answer) :]
+    lead, answer, rest = (
+        triple.needle[:at],
+        triple.needle[at : at + len(triple.answer)],
+        triple.needle[at + len(triple.answer) :],
+    )
     parts = [
         Part(BEFORE + before + (" " if before else "")),
         Part(lead, "needle"),

@@ -120,7 +120,9 @@ def find_run(name: str, folder: Path = RUNS, *, command: str | None = None) -> R
     if name == "last":
         runs = [run for run in list_runs(folder)[0] if command in (None, run.manifest["command"]) and run.finished]
         if not runs:
-            raise HeadscopeError(f"There is no finished {command or ''} run in {folder}: start with headscope retrieval.")
+            raise HeadscopeError(
+                f"There is no finished {command or ''} run in {folder}: start with headscope retrieval."
+            )
         return runs[0]
     if (path := Path(name)).is_dir() and (path.is_absolute() or "/" in name or (path / "manifest.json").exists()):
         run = Run(path)

@@ -1,6 +1,7 @@
 """What a model is made of, as far as attention goes: read from its modules, never assumed from its name."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -53,7 +54,7 @@ class LayerAnatomy:
         found = _child(self.module, OUTPUT_PROJECTIONS)
         if found is None:
             raise HeadscopeError(f"{self.path} has no output projection that headscope knows.")
-        weight = found.weight
+        weight = found.get_parameter("weight")
         rows = weight if type(found).__name__ == "Conv1D" else weight.T  # GPT-2 stores (in, out), Linear (out, in)
         return rows.reshape(self.query_heads, self.head_size, -1)
 
@@ -107,7 +108,7 @@ class Anatomy:
         }
 
 
-def read_anatomy(model: nn.Module) -> Anatomy:
+def read_anatomy(model: Any) -> Anatomy:
     """Find the attention layers by what they own: a query (or fused) projection and an output projection.
 
     Raises HeadscopeError where there is none.
@@ -133,7 +134,7 @@ def read_anatomy(model: nn.Module) -> Anatomy:
     )
 
 
-def _layer(path: str, module: nn.Module) -> LayerAnatomy:
+def _layer(path: str, module: Any) -> LayerAnatomy:
     config = getattr(module, "config", None)
     heads = int(_first(module, config, "num_attention_heads", "num_heads", "n_head"))
     kv_heads = int(_first(module, config, "num_key_value_heads", default=heads) or heads)
@@ -160,7 +161,7 @@ def _stack(path: str) -> str:
     return "encoder" if "encoder" in parts else ""
 
 
-def _window(module: nn.Module, config: object) -> int | None:
+def _window(module: Any, config: object) -> int | None:
     if hasattr(module, "sliding_window"):
         return module.sliding_window
     kinds = getattr(config, "layer_types", None)
@@ -179,7 +180,7 @@ def _child(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
     return next((children[name] for name in names if hasattr(children.get(name), "weight")), None)
 
 
-def _out_features(projection: nn.Module) -> int:
+def _out_features(projection: Any) -> int:
     return int(getattr(projection, "out_features", None) or projection.nf)
 
 

@@ -19,7 +19,7 @@ class _BranchLayer(DynamicLayer):
 
     @property
     def own_length(self) -> int:
-        return int(self.keys.shape[-2]) if self.is_initialized and self.keys.numel() else 0
+        return int(self.keys.shape[-2]) if self.keys is not None and self.keys.numel() else 0
 
     def get_seq_length(self) -> int:
         return self.shared_length + self.own_length
@@ -33,7 +33,8 @@ class BranchCache(Cache):
 
     def __init__(self, prompt: Cache) -> None:
         length = int(prompt.get_seq_length())
-        super().__init__(layers=[_BranchLayer(layer.keys, layer.values, length) for layer in prompt.layers])
+        held: list[Any] = list(prompt.layers)
+        super().__init__(layers=[_BranchLayer(layer.keys, layer.values, length) for layer in held])
 
     def shared(self, layer: int, window: int | None) -> tuple[Float[Tensor, "1 g m d"], Float[Tensor, "1 g m e"]]:
         """The prompt's keys and values that the current step may see (call after the step's own keys were added)."""
@@ -46,7 +47,8 @@ class BranchCache(Cache):
 
     def keep(self, rows: Int[Tensor, " rows"]) -> None:
         """Drop all branches but these."""
-        for layer in self.layers:
+        held: list[Any] = list(self.layers)
+        for layer in held:
             layer.keys = layer.keys.index_select(0, rows)
             layer.values = layer.values.index_select(0, rows)
 

@@ -1,7 +1,7 @@
 """One forward pass, many statistics, as labelled arrays.
 
-    found = capture(subject, prompt, ["entropy", "received"])
-    found["entropy"].sel(layer=17, head=4)
+found = capture(subject, prompt, ["entropy", "received"])
+found["entropy"].sel(layer=17, head=4)
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,7 @@
 """A Prompt: token ids with named spans, found once from character offsets while the prompt is built.
 
-    prompt = chat_prompt(subject, [Part("Paris is the capital of France.", "needle"), Part("\n\nWhat is it?")])
-    prompt.spans["needle"]      # positions of the tokens that hold those characters
+prompt = chat_prompt(subject, [Part("Paris is the capital of France.", "needle"), Part("\n\nWhat is it?")])
+prompt.spans["needle"]      # positions of the tokens that hold those characters
 """
 
 from collections.abc import Mapping, Sequence

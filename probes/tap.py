@@ -171,6 +171,10 @@ class Tap:
         options: dict[str, Any],
     ) -> Tensor:
         """This layer's output (b, n, h, e), read and changed as asked."""
+        n = q.shape[2]
+        if 1 < n < k.shape[2] and self._causal(layer, mask, options):
+            # A static cache hands over its empty slots too, and no mask: the queries are its first tokens.
+            k, v = k[:, :, :n], v[:, :, :n]
         step = self._layer_plan(layer)
         if step is not None and step.query_scale is not None:
             q = q * step.query_scale[:, :, None, None].to(q)
@@ -268,7 +272,8 @@ def _tapped_attention(
 
 def _implementations(model: nn.Module) -> list[tuple[Any, str]]:
     """Every config in the model with the attention it uses now, the outermost first."""
-    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    owners: list[Any] = [module for module in model.modules() if hasattr(module, "config")]
+    configs = {id(owner.config): owner.config for owner in owners}
     return [(config, config._attn_implementation) for config in configs.values()]
 
 

@@ -149,6 +149,11 @@ def test_a_forbidden_import_is_caught_wherever_it_stands(tmp_path, room, line, b
     assert verdict[1] == "BROKEN", finished.stdout
 
 
+def test_every_folder_of_code_in_a_room_is_a_package_so_that_the_contract_sees_it():
+    folders = {source.parent for room in ROOMS for source in (ROOT / room).rglob("*.py")}
+    assert sorted(str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").exists()) == []
+
+
 def test_no_room_imports_the_front_door():
     importers = [
         str(source.relative_to(ROOT))

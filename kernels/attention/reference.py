@@ -1,4 +1,6 @@
-"""Softmax attention as the formula reads: s_ij = scale q_i.k_j, p_ij = exp(s_ij) / sum_j exp(s_ij), o_i = sum_j p_ij v_j.
+"""Softmax attention as the formula reads.
+
+s_ij = scale q_i.k_j, p_ij = exp(s_ij) / sum_j exp(s_ij), o_i = sum_j p_ij v_j.
 
 Shapes: b batch, h query heads, g KV heads (h is a multiple of g), n queries, m keys, d head size.
 The last query sits on the last key: query i sees key j where j <= i + (m - n).
@@ -29,6 +31,11 @@ def visible_pairs(
     return visible
 
 
+def visible_in(mask: Tensor) -> Bool[Tensor, "..."]:
+    """Which pairs a mask leaves visible: an additive one hides a key by -inf or by its dtype's lowest number."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min
+
+
 def scores(
     q: Float[Tensor, "b h n d"],
     k: Float[Tensor, "b g m d"],
@@ -44,14 +51,13 @@ def scores(
         logits = softcap * torch.tanh(logits / softcap)
     if mask is None:
         return logits
-    if mask.dtype == torch.bool:
-        return logits.masked_fill(~mask, float("-inf"))
-    return logits + mask
+    if mask.dtype != torch.bool:
+        logits = logits + mask
+    # The lowest number alone would leave a row that sees no key with uniform attention on what it can't see.
+    return logits.masked_fill(~visible_in(mask), float("-inf"))
 
 
-def log_sum_exp(
-    logits: Float[Tensor, "b h n m"], *, sink: Float[Tensor, " h"] | None = None
-) -> Float[Tensor, "b h n"]:
+def log_sum_exp(logits: Float[Tensor, "b h n m"], *, sink: Float[Tensor, " h"] | None = None) -> Float[Tensor, "b h n"]:
     """L_i = log(sum_j exp s_ij + exp sink), so that p_ij = exp(s_ij - L_i). A row that sees no key gets -inf."""
     if sink is None:
         return logits.logsumexp(-1)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kernels.attention.reference import scores, visible_pairs
+from kernels.attention.reference import scores, visible_in, visible_pairs
 from kernels.statistics.reference import Statistics, check_wanted, row_statistics
 
 QUERIES_PER_BLOCK = 64
@@ -54,15 +54,13 @@ def statistics(
     for start in range(0, n, block):
         stop = min(start + block, n)
         # Keys after the block's last query are invisible under a causal mask: leave them out.
-        reach = m - n + stop if mask is None and causal else m
+        reach = max(1, m - n + stop) if mask is None and causal else m
         if mask is None:
             some = visible_pairs(n, m, causal=causal, window=window, device=q.device, rows=slice(start, stop))
             some = some[None, None, :, :reach]
         else:
             some = mask[..., start:stop, :]
-        logits = scores(
-            q[:, :, start:stop].to(dtype), key[:, :, :reach], scale=scale, mask=some, softcap=softcap
-        )
+        logits = scores(q[:, :, start:stop].to(dtype), key[:, :, :reach], scale=scale, mask=some, softcap=softcap)
         found, p = row_statistics(
             logits,
             wanted=names,
@@ -74,8 +72,7 @@ def statistics(
         parts.append(found)
         if "received" in names:
             received[..., :reach] += p.sum(-2)
-            visible = some if some.dtype == torch.bool else ~logits.isneginf() & (some > torch.finfo(some.dtype).min)
-            seen_by = seen_by + torch.nn.functional.pad(visible.sum(-2).to(dtype), (0, m - reach))
+            seen_by = seen_by + torch.nn.functional.pad(visible_in(some).sum(-2).to(dtype), (0, m - reach))
     result = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0]}
     if "received" in names:
         result["received"] = received / seen_by.clamp_min(1)

@@ -3,7 +3,7 @@
 Per query:  lse        L_i = log sum_j exp s_ij (natural log of the softmax denominator)
             entropy    -sum_j p_ij log p_ij, in nats
             distance   sum_j p_ij (i - j), in tokens; a learned sink has no position and is left out
-            top_key    argmax_j p_ij, the lowest j on a tie; -1 where no key is visible
+            top_key    position of the key argmax_j p_ij, the lowest j on a tie; -1 where no key is visible
             top_weight max_j p_ij
             mass:NAME  sum of p_ij over the keys of span NAME
 Per key:    received   sum_i p_ij / number of queries that see j (0 where none does)
@@ -61,7 +61,8 @@ def row_statistics(
         # On a tie argmax may return any index; the first maximum is asked for by name.
         top = p.max(-1, keepdim=True).values
         slots = torch.where(p == top, torch.arange(p.shape[-1], device=p.device), p.shape[-1]).amin(-1)
-        found["top_key"] = slots.masked_fill(blind[..., 0], -1)
+        positions = key_positions[:, None, None, :].expand_as(p).gather(-1, slots[..., None])[..., 0]
+        found["top_key"] = positions.masked_fill(blind[..., 0] | (top[..., 0] == 0), -1)
     if "top_weight" in wanted:
         found["top_weight"] = p.amax(-1)
     if "mass" in wanted:

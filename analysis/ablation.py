@@ -1,0 +1,178 @@
+"""Do the heads cause it? Silence the strongest, silence random ones, and ask again.
+
+    headscope ablate --heads-from last
+
+Cases with other needles and other haystacks than those that chose the heads. The control draws random heads, with the
+ablated ones and every head at or above the retrieval threshold really excluded, the same number in each layer where
+the layer has that many left. Decode-phase ablation (what Wu et al. do) reuses one unablated prefill for all
+conditions, which then decode side by side.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.interventions import Ablation, Meaning, When, compile_plan
+from analysis.needles import PASS_RECALL, Case, answer_recall, build
+from analysis.retrieval import by_cell
+from analysis.study import case_record
+from analysis.uncertainty import CONFIDENCE, bootstrap_means, wilson
+from probes.errors import HeadscopeError
+from probes.generation import check_length, greedy_branches, prefill
+from probes.heads import Head
+from probes.subject import Subject
+from probes.tap import Tap
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One ablation under a name such as query_zero/decode/top/5 or query_zero/decode/random/5/0."""
+
+    name: str
+    ablation: Ablation
+
+
+def conditions(
+    ranked: Sequence[Head],
+    protected: frozenset[Head],
+    *,
+    ks: Sequence[int],
+    seeds: int,
+    meanings: Sequence[Meaning],
+    phases: Sequence[When],
+    seed: int,
+) -> list[Condition]:
+    """Top-K and `seeds` matched random sets for every K, the same sets for every meaning and phase.
+
+    ranked: every head of the model, strongest first. protected: heads no control may hold, beside the ablated ones.
+    Raises HeadscopeError for a K beyond the model's heads, or beyond those left for a control.
+    """
+    found = []
+    for k in ks:
+        if not 1 <= k <= len(ranked):
+            raise HeadscopeError(f"--top {k}: this model has {len(ranked)} heads, so K goes from 1 to {len(ranked)}.")
+        top = tuple(ranked[:k])
+        controls = [
+            matched_control(top, ranked, protected, draw=random.Random(f"{seed}/{k}/{i}")) for i in range(seeds)
+        ]
+        for meaning in meanings:
+            for phase in phases:
+                found.append(Condition(f"{meaning}/{phase}/top/{k}", Ablation(top, meaning, phase)))
+                for i, control in enumerate(controls):
+                    found.append(Condition(f"{meaning}/{phase}/random/{k}/{i}", Ablation(control, meaning, phase)))
+    return found
+
+
+def matched_control(
+    chosen: Sequence[Head], every: Sequence[Head], protected: frozenset[Head], *, draw: random.Random
+) -> tuple[Head, ...]:
+    """As many random heads as `chosen`, per layer where the layer has enough; the rest from the nearest layers."""
+    free = sorted(set(every) - set(chosen) - protected)
+    if len(free) < len(chosen):
+        raise HeadscopeError(
+            f"A control for {len(chosen)} heads needs as many others, and only {len(free)} are neither ablated nor "
+            "retrieval heads: choose a smaller K."
+        )
+    control: list[Head] = []
+    for layer, wanted in sorted(Counter(head.layer for head in chosen).items()):
+        for _ in range(wanted):
+            left = [head for head in free if head not in control]
+            nearest = min(abs(head.layer - layer) for head in left)
+            control.append(draw.choice([head for head in left if abs(head.layer - layer) == nearest]))
+    return tuple(sorted(control))
+
+
+@torch.inference_mode()
+def examine(
+    subject: Subject,
+    case: Case,
+    *,
+    tests: Sequence[Condition],
+    means: Mapping[int, Tensor] | None,
+    new_tokens: int,
+) -> dict[str, Any]:
+    """Answer one case as the model is, and under every condition."""
+    prompt = build(subject, case)
+    check_length(subject, len(prompt), new_tokens)
+    last = int(prompt.ids[-1])
+    anatomy, device = subject.anatomy, subject.device
+
+    def answers(cache: Any, ablations: Sequence[Ablation]) -> list[dict[str, Any]]:
+        plan = compile_plan(anatomy, ablations, means, device=device)
+        found = greedy_branches(subject, cache, last, new_tokens, plan, len(ablations))
+        return [_judged(subject.tokenizer.decode(ids, skip_special_tokens=True).strip(), case) for ids in found]
+
+    as_it_is = Ablation((), "query_zero", "decode")
+    clean = prefill(subject, prompt.ids)
+    decoding = [test for test in tests if test.ablation.phase == "decode"]
+    baseline, *results = answers(clean, [as_it_is, *(test.ablation for test in decoding)])
+    by_name = dict(zip((test.name for test in decoding), results, strict=True))
+    for test in tests:
+        if test.ablation.phase != "decode":
+            with Tap(subject, plan=compile_plan(anatomy, [test.ablation], means, device=device)):
+                cache = prefill(subject, prompt.ids)
+            by_name[test.name] = answers(cache, [test.ablation])[0]
+    return {
+        **case_record(subject, case, len(prompt), prompt.spans["needle"]),
+        "baseline": baseline,
+        "conditions": {test.name: by_name[test.name] for test in tests},
+    }
+
+
+def _judged(response: str, case: Case) -> dict[str, Any]:
+    recall = answer_recall(response, case.triple.answer)
+    return {"response": response, "recall": round(recall, 6), "correct": recall > PASS_RECALL}
+
+
+def summarise(records: Sequence[Mapping[str, Any]], tests: Sequence[Condition], *, seed: int) -> dict[str, Any]:
+    """Accuracy at baseline, ablated and in control, with intervals, and the paired difference control - ablated."""
+    correct = {
+        test.name: np.array([float(record["conditions"][test.name]["correct"]) for record in records]) for test in tests
+    }
+    heads = {test.name: test.ablation.heads for test in tests}
+    curve = []
+    for name in (test.name for test in tests if "/top/" in test.name):
+        meaning, phase, _, k = name.split("/")
+        controls = [other for other in correct if other.startswith(f"{meaning}/{phase}/random/{k}/")]
+        control = np.mean([correct[other] for other in controls], axis=0)
+        low, high = bootstrap_means(control[:, None], seed=seed)
+        gap = control - correct[name]
+        gap_low, gap_high = bootstrap_means(gap[:, None], seed=seed)
+        curve.append(
+            {
+                "meaning": meaning,
+                "phase": phase,
+                "k": int(k),
+                "ablated": _accuracy(correct[name]),
+                "control": {
+                    "value": float(control.mean()),
+                    "low": float(low[0]),
+                    "high": float(high[0]),
+                    "n": len(records),
+                    "seeds": len(controls),
+                    "each": [float(correct[other].mean()) for other in controls],
+                },
+                "difference": {"value": float(gap.mean()), "low": float(gap_low[0]), "high": float(gap_high[0])},
+                "heads": [str(head) for head in heads[name]],
+            }
+        )
+    flat = [{**record, "correct": record["baseline"]["correct"]} for record in records]
+    return {
+        "n_cases": len(records),
+        "confidence": CONFIDENCE,
+        "correction": "each interval holds alone; they are not corrected for the number of rows",
+        "baseline": _accuracy(np.array([float(record["correct"]) for record in flat])),
+        "curve": curve,
+        "by_cell": by_cell(flat, "correct"),
+    }
+
+
+def _accuracy(correct: np.ndarray) -> dict[str, Any]:
+    low, high = wilson(int(correct.sum()), len(correct))
+    return {"value": float(correct.mean()), "low": low, "high": high, "n": len(correct)}

@@ -1,0 +1,124 @@
+"""Working through the cases of a run: order, progress with time left, workers, resume.
+
+Results are written in the order of the cases whatever the number of workers, so a run that was killed and resumed ends
+with the same bytes as one that was not.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from analysis.needles import Case
+from analysis.runs import OpenRun
+from probes.subject import Subject, load
+
+Examine = Callable[[Subject, Case], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """How a subject is loaded, so that a worker process can load it again."""
+
+    model: str
+    device: str | None = None
+    dtype: str | None = None
+
+    def load(self) -> Subject:
+        return load(self.model, device=self.device, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A named size of case grid. `full` is the 3 x 20 x 10 of Wu et al."""
+
+    lengths: int
+    depths: int
+    shortest: int
+    longest: int
+    new_tokens: int
+
+
+GRIDS = {
+    "quick": Grid(lengths=2, depths=4, shortest=512, longest=1024, new_tokens=32),
+    "standard": Grid(lengths=4, depths=6, shortest=512, longest=2048, new_tokens=32),
+    "full": Grid(lengths=20, depths=10, shortest=512, longest=7500, new_tokens=50),
+}
+
+
+def case_record(subject: Subject, case: Case, tokens: int, needle: Sequence[int]) -> dict[str, Any]:
+    """What every result line says of its case."""
+    triple = case.triple
+    return {
+        "case": case.id,
+        "triple": triple.key,
+        "haystack": triple.haystack,
+        "length": case.length,
+        "depth": round(case.depth, 6),
+        "tokens": tokens,
+        "question": triple.question,
+        "answer": triple.answer,
+        "needle": [min(needle), max(needle) + 1],
+    }
+
+
+def work_through(
+    run: OpenRun,
+    cases: Sequence[Case],
+    subject: Subject,
+    choice: ModelChoice,
+    examine: Examine,
+    *,
+    workers: int = 1,
+    title: str = "cases",
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Examine the cases not yet done, keep each result as it comes, and return all results in order."""
+    left = [case for case in cases if case.id not in run.done]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        task = progress.add_task(title, total=len(cases), completed=len(cases) - len(left))
+        for record in _results(left, subject, choice, examine, workers):
+            run.add_case(record)
+            progress.advance(task)
+    by_id = {record["case"]: record for record in run.run.cases()}
+    return [by_id[case.id] for case in cases]
+
+
+def _results(
+    cases: Sequence[Case], subject: Subject, choice: ModelChoice, examine: Examine, workers: int
+) -> Iterator[dict[str, Any]]:
+    if workers <= 1:
+        for case in cases:
+            yield examine(subject, case)
+        return
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(asdict(choice), examine)
+    )
+    with pool:
+        yield from pool.map(_examine_in_worker, cases)
+
+
+_WORKER: dict[str, Any] = {}
+
+
+def _start_worker(choice: dict[str, Any], examine: Examine) -> None:
+    torch.set_num_threads(1)
+    _WORKER.update(subject=ModelChoice(**choice).load(), examine=examine)
+
+
+def _examine_in_worker(case: Case) -> dict[str, Any]:
+    result: dict[str, Any] = _WORKER["examine"](_WORKER["subject"], case)
+    return result

@@ -1,0 +1,28 @@
+"""The dashboard's front door: navigation only.
+
+streamlit run app.py
+
+The runs it shows lie in `runs`, or in the folder that the environment variable HEADSCOPE_RUNS names.
+"""
+
+import streamlit as st
+
+from probes.errors import HeadscopeError
+from views.address import choose_run
+
+st.set_page_config(page_title="headscope", page_icon=":material/hub:", layout="wide")
+
+page = st.navigation(
+    [
+        st.Page("views/runs.py", title="Runs", icon=":material/list:", url_path="runs", default=True),
+        st.Page("views/heads.py", title="Heads", icon=":material/grid_on:", url_path="heads"),
+        st.Page("views/head.py", title="Head", icon=":material/search:", url_path="head"),
+        st.Page("views/needles.py", title="Needles", icon=":material/find_in_page:", url_path="needles"),
+        st.Page("views/ablation.py", title="Ablation", icon=":material/content_cut:", url_path="ablation"),
+    ]
+)
+try:
+    choose_run()
+    page.run()
+except HeadscopeError as error:
+    st.error(str(error))

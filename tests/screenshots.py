@@ -1,0 +1,88 @@
+"""Takes the pictures of docs/dashboard.md: every page, on a desk's screen and on a phone's.
+
+python -m tests.screenshots [folder of runs]
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+from analysis.runs import RUNS, find_run
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "docs" / "images"
+SIZES = {"wide": (1440, 900, "light"), "phone": (390, 844, "dark")}
+BIGGEST = 250_000  # bytes of one picture
+SETTLES = 2_500  # milliseconds for charts and tables to draw
+
+
+def main(folder: Path) -> None:
+    retrieval = find_run("last", folder, command="retrieval").id
+    pages = {"runs": f"?run={retrieval}", "heads": f"?run={retrieval}", "head": f"?run={retrieval}"}
+    pages["needles"] = f"?run={retrieval}"
+    ablations = [path for path in folder.iterdir() if "-ablation-" in path.name]
+    if ablations:
+        pages["ablation"] = f"?run={find_run('last', folder, command='ablation').id}"
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py")]
+    server = subprocess.Popen(
+        [*command, "--server.headless=true", f"--server.port={port}", "--server.address=127.0.0.1"],
+        cwd=ROOT,
+        env=os.environ | {"HEADSCOPE_RUNS": str(folder.resolve())},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/_stcore/health")
+        with sync_playwright() as play:
+            chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            for name, query in pages.items():
+                for size in SIZES:
+                    _picture(chromium, f"http://127.0.0.1:{port}/{name}{query}", name, size)
+            chromium.close()
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+def _picture(chromium: Any, url: str, name: str, size: str) -> None:
+    width, height, scheme = SIZES[size]
+    context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(url)
+    page.get_by_role("heading").first.wait_for()
+    page.wait_for_timeout(SETTLES)
+    file = IMAGES / f"{name}-{size}.png"
+    page.screenshot(path=file)
+    context.close()
+    size_in_bytes = file.stat().st_size
+    print(f"{file.relative_to(ROOT)}  {size_in_bytes // 1000} kB")
+    if size_in_bytes > BIGGEST:
+        raise SystemExit(f"{file} is larger than {BIGGEST // 1000} kB: make the window smaller.")
+
+
+def _wait_for(url: str) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for _ in range(300):
+        try:
+            opener.open(url, timeout=2).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise SystemExit("The dashboard did not start within a minute.")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else RUNS)

@@ -1,0 +1,115 @@
+"""The address bar holds what is on screen, so that a copied link restores the exact view.
+
+Every choice on a page has one name in the URL (run, head, metric, case, meaning, ...). The URL decides; a widget only
+writes to it. Within a session a choice is remembered when the reader moves to another page and comes back.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import streamlit as st
+
+from analysis.runs import Run
+from views import reading
+
+OF_ONE_RUN = ("case", "cell", "condition", "meaning", "k", "only")  # choices that mean nothing in another run
+
+
+def pick(
+    label: str,
+    name: str,
+    options: Sequence[str],
+    *,
+    default: str | None = None,
+    words: Callable[[str], str] = str,
+    kind: Literal["list", "buttons"] = "list",
+    help: str | None = None,
+    place: Any = st,
+) -> str:
+    """A choice among `options`, held in the URL as `name`. Says so where a link names something that isn't there."""
+    asked = st.query_params.get(name)
+    wishes = (asked, _memory().get(name), default, *options)
+    current = next(value for value in wishes if value is not None and value in options)
+    if asked is not None and asked not in options:
+        st.warning(f"The link asks for {name} {asked!r}, which this run doesn't have; shown is {current}.")
+    key = f"pick-{name}"
+    st.session_state[key] = current
+    if kind == "list":
+        place.selectbox(label, options, key=key, format_func=words, help=help, on_change=_follow, args=(name,))
+    else:
+        place.segmented_control(
+            label, options, key=key, format_func=words, help=help, required=True, on_change=_follow, args=(name,)
+        )
+    show(name, current)
+    return current
+
+
+def show(name: str, value: str) -> None:
+    """Put a choice in the URL."""
+    _memory()[name] = value
+    if st.query_params.get(name) != value:
+        st.query_params[name] = value
+
+
+def choose_run() -> None:
+    """The run picker of the sidebar."""
+    found, _ = reading.runs()
+    if not found:
+        return
+    with st.sidebar:
+        pick(
+            "Run",
+            "run",
+            [run.id for run in found],
+            words={run.id: run_words(run) for run in found}.__getitem__,
+            help="Newest first. Every page shows this run.",
+        )
+
+
+def run_words(run: Run) -> str:
+    return f"{reading.command(run)} · {reading.model_name(run)} · {run.manifest.get('created', run.id)}"
+
+
+def chosen_run(*commands: str) -> Run:
+    """The run of the sidebar. Where there is none, or it is of another command, says what to do and ends the page."""
+    found, _ = reading.runs()
+    if not found:
+        nothing_yet()
+    run = next((run for run in found if run.id == _memory().get("run")), found[0])
+    if reading.command(run) not in commands:
+        other = next((run for run in found if reading.command(run) in commands), None)
+        wanted = " or ".join(commands)
+        if other is None:
+            st.info(
+                f"This page shows a run of headscope {wanted}, and there is none yet: type `headscope {commands[0]}`."
+            )
+        else:
+            st.info(f"The run of the sidebar is of headscope {reading.command(run)}; this page shows {wanted}.")
+            st.button(f"Show the newest: {run_words(other)}", on_click=_change_run, args=(other.id,))
+        st.stop()
+    return run
+
+
+def nothing_yet() -> None:
+    st.info(f"There is no run in the folder `{reading.runs_folder()}` yet. Type `headscope demo` to make the first.")
+    st.stop()
+
+
+def _memory() -> dict[str, str]:
+    return st.session_state.setdefault("remembered", {})
+
+
+def _follow(name: str) -> None:
+    value = st.session_state[f"pick-{name}"]
+    if name == "run":
+        _change_run(value)
+    else:
+        st.query_params[name] = value
+
+
+def _change_run(run: str) -> None:
+    for name in OF_ONE_RUN:
+        _memory().pop(name, None)
+        st.query_params.pop(name, None)
+    _memory()["run"] = run
+    st.query_params["run"] = run

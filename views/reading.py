@@ -1,0 +1,83 @@
+"""Reading runs for the pages: what lies in the folder, kept in memory until the files change."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from analysis.runs import RUNS, Run, list_runs
+from probes.errors import HeadscopeError
+
+
+def runs_folder() -> Path:
+    return Path(os.environ.get("HEADSCOPE_RUNS") or RUNS)
+
+
+def runs() -> tuple[list[Run], list[str]]:
+    """Runs, newest first, and one sentence for each folder that can't be read."""
+    return list_runs(runs_folder())
+
+
+def cases(run: Run) -> list[dict[str, Any]]:
+    """The finished cases. Raises HeadscopeError where there are none yet."""
+    found = _cases(str(run.path), _stamp(run, "cases.jsonl"))
+    if not found:
+        raise HeadscopeError(f"The run {run.id} has no finished case yet (it is {state(run)}): come back in a moment.")
+    return found
+
+
+def heads(run: Run) -> pd.DataFrame:
+    return _heads(str(run.path), _stamp(run, "heads.parquet"))
+
+
+def summary(run: Run) -> dict[str, Any]:
+    return _summary(str(run.path), _stamp(run, "summary.json"))
+
+
+def state(run: Run) -> str:
+    return str(run.manifest.get("state", "unknown"))
+
+
+def command(run: Run) -> str:
+    return str(run.manifest.get("command", "unknown"))
+
+
+def model_name(run: Run) -> str:
+    return str(run.manifest.get("model", {}).get("name", "model not recorded"))
+
+
+@contextmanager
+def _said_plainly(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HeadscopeError(
+            f"The run {path} can't be read ({type(error).__name__}): delete the folder and run again."
+        ) from error
+
+
+def _stamp(run: Run, name: str) -> tuple[int, int, str]:
+    """Changes whenever the file or the run's state does."""
+    try:
+        found = (run.path / name).stat()
+    except OSError:
+        return 0, 0, state(run)
+    return found.st_mtime_ns, found.st_size, state(run)
+
+
+def _kept(read: Callable[[Run], Any]) -> Callable[[str, tuple[int, int, str]], Any]:
+    def reading(path: str, stamp: tuple[int, int, str]) -> Any:
+        with _said_plainly(path):
+            return read(Run(Path(path)))
+
+    reading.__qualname__ = f"reading_{read.__name__}"  # the cache tells functions apart by their names
+    return st.cache_data(show_spinner=False, max_entries=8)(reading)
+
+
+_cases = _kept(Run.cases)
+_heads = _kept(Run.heads)
+_summary = _kept(Run.summary)

@@ -1,0 +1,223 @@
+"""Rows for the pages: a run's numbers, sorted and named for reading."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis.runs import Run
+from analysis.uncertainty import wilson
+
+METRICS = {
+    "retrieval_score": (
+        "retrieval score",
+        "share of the needle's tokens that the head copied: its strongest key was the token just generated (Wu et al.)",
+    ),
+    "activation_frequency": ("activation frequency", "share of the prompts on which the head copied at least once"),
+    "retrieval_score_released": ("retrieval score, released code", "the same score as the authors' code computes it"),
+    "locos": ("LOCOS", "the head's share in the answer's logits through what it reads from the needle"),
+    "needle_mass": ("attention on the needle", "mean attention mass that the head puts on the needle's tokens"),
+}
+
+
+def metric_words(metric: str) -> str:
+    return METRICS.get(metric, (metric.replace("_", " "), ""))[0]
+
+
+def head_name(layer: int, head: int) -> str:
+    return f"L{layer}H{head}"
+
+
+def head_order(frame: pd.DataFrame) -> list[str]:
+    """Every head of the run, by layer and head."""
+    pairs = frame[["layer", "head"]].drop_duplicates().sort_values(["layer", "head"])
+    return [head_name(layer, head) for layer, head in pairs.itertuples(index=False)]
+
+
+def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
+    rows = []
+    for run in runs:
+        manifest = run.manifest
+        done = len(_lines(run))
+        total = manifest.get("total_cases")
+        rows.append(
+            {
+                "id": run.id,
+                "command": manifest.get("command"),
+                "model": manifest.get("model", {}).get("name"),
+                "state": manifest.get("state"),
+                "cases": str(done) if total in (None, done) else f"{done} of {total}",
+                "created": manifest.get("created"),
+                "seconds": manifest.get("seconds"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _lines(run: Run) -> list[str]:
+    file = run.path / "cases.jsonl"
+    return file.read_text().split("\n")[:-1] if file.exists() else []
+
+
+def heads_table(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One metric of every head, largest first."""
+    chosen = frame[frame["metric"] == metric].copy()
+    chosen["name"] = [head_name(layer, head) for layer, head in zip(chosen["layer"], chosen["head"], strict=True)]
+    columns = ["name", "layer", "head", "value", "low", "high", "n"]
+    return chosen.sort_values(["value", "layer", "head"], ascending=[False, True, True])[columns].reset_index(drop=True)
+
+
+def scores_of_head(frame: pd.DataFrame, layer: int, head: int) -> pd.DataFrame:
+    chosen = frame[(frame["layer"] == layer) & (frame["head"] == head)].copy()
+    chosen["metric"] = [metric_words(metric) for metric in chosen["metric"]]
+    return chosen[["metric", "value", "low", "high", "n"]].reset_index(drop=True)
+
+
+def cases_of_head(cases: Iterable[Mapping[str, Any]], layer: int, head: int) -> pd.DataFrame:
+    """One head on every case, highest score first."""
+    key = f"{layer}-{head}"
+    rows = [
+        {
+            "case": case["case"],
+            "length": case["length"],
+            "depth": case["depth"],
+            "retrieval score": case["scores"].get(key, 0.0),
+            "tokens copied": len(case["copies"].get(key, [])),
+            "LOCOS": case["locos"][layer][head] if case.get("locos") else None,
+            "attention on the needle": case["needle_mass"][layer][head] if case.get("needle_mass") else None,
+            "recall": case["recall"],
+            "passed": case["passed"],
+        }
+        for case in cases
+    ]
+    return pd.DataFrame(rows).sort_values("retrieval score", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def conditions(cases: Iterable[Mapping[str, Any]]) -> list[str]:
+    """baseline first, then every condition in the order in which the cases name them."""
+    names = {name: None for case in cases for name in case.get("conditions", {})}
+    return ["baseline", *names]
+
+
+def condition_words(condition: str) -> str:
+    """`query_zero/decode/random/5/0` as a reader says it."""
+    if condition == "baseline":
+        return "baseline: nothing ablated"
+    meaning, phase, which, k, *seed = condition.split("/")
+    heads = f"top {k} heads" if which == "top" else f"{k} random heads (seed {', '.join(seed)})"
+    return f"{meaning}, {phase}: {heads}"
+
+
+def answers(cases: Iterable[Mapping[str, Any]], condition: str) -> list[dict[str, Any]]:
+    """Per case: the question, the answer, and what the model said under `condition`."""
+    rows = []
+    for case in cases:
+        if "baseline" in case:
+            said = case["baseline"] if condition == "baseline" else case["conditions"].get(condition)
+            if said is None:
+                continue
+            response, recall, correct = said["response"], said["recall"], said["correct"]
+        else:
+            response, recall, correct = case["response"], case["recall"], case["passed"]
+        rows.append(
+            {
+                **{name: case[name] for name in ("case", "length", "depth", "tokens", "question", "answer")},
+                "response": response,
+                "recall": recall,
+                "correct": bool(correct),
+                "cell": cell_name(case["length"], case["depth"]),
+            }
+        )
+    return rows
+
+
+def cell_name(length: int, depth: float) -> str:
+    return f"{length}-{depth:g}"
+
+
+def cell_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Accuracy per length and depth, with Wilson's interval over the cell's cases."""
+    table = []
+    for cell, group in pd.DataFrame(list(rows)).groupby("cell", sort=False):
+        right, n = int(group["correct"].sum()), len(group)
+        low, high = wilson(right, n)
+        table.append(
+            {
+                "cell": cell,
+                "length": group["length"].iloc[0],
+                "depth": group["depth"].iloc[0],
+                "accuracy": right / n,
+                "low": low,
+                "high": high,
+                "right": right,
+                "n": n,
+                "label": f"{right}/{n}",
+            }
+        )
+    return pd.DataFrame(table).sort_values(["length", "depth"]).reset_index(drop=True)
+
+
+def curve_table(summary: Mapping[str, Any]) -> pd.DataFrame:
+    """One row per meaning, phase and K."""
+    rows = []
+    for point in summary["curve"]:
+        row = {name: point[name] for name in ("meaning", "phase", "k")}
+        for part in ("ablated", "control", "difference"):
+            row |= {part: point[part]["value"], f"{part} low": point[part]["low"], f"{part} high": point[part]["high"]}
+        rows.append(row | {"n": point["ablated"]["n"], "seeds": _count(point["control"].get("seeds"))})
+    return pd.DataFrame(rows)
+
+
+def curve_words(frame: pd.DataFrame) -> pd.DataFrame:
+    """The curve's rows for reading: each number with its interval."""
+    return pd.DataFrame(
+        {"K": frame["k"]}
+        | {
+            f"{side} [95%]": [
+                interval({"value": value, "low": low, "high": high})
+                for value, low, high in zip(frame[side], frame[f"{side} low"], frame[f"{side} high"], strict=True)
+            ]
+            for side in ("ablated", "control", "difference")
+        }
+        | {"n": frame["n"], "seeds": frame["seeds"]}
+    )
+
+
+def _count(seeds: Any) -> Any:
+    return len(seeds) if isinstance(seeds, list) else seeds
+
+
+def verdicts(cases: Iterable[Mapping[str, Any]], meaning: str, phase: str, k: int) -> pd.DataFrame:
+    """Per case: right or wrong without ablation, with the selected heads off, and with random heads off."""
+    rows = []
+    for case in cases:
+        top, control = said_under(case, meaning, phase, k)
+        if top is None:
+            continue
+        rows.append(
+            {
+                "case": case["case"],
+                "length": case["length"],
+                "depth": case["depth"],
+                "baseline": case["baseline"]["correct"],
+                "ablated": top["correct"],
+                "control": f"{sum(bool(said['correct']) for said in control.values())} of {len(control)}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def said_under(
+    case: Mapping[str, Any], meaning: str, phase: str, k: int
+) -> tuple[Mapping[str, Any] | None, dict[str, Mapping[str, Any]]]:
+    """What the model said with the top K heads off, and per seed with K random heads off."""
+    found = case["conditions"]
+    start = f"{meaning}/{phase}/random/{k}/"
+    control = {name.removeprefix(start): said for name, said in found.items() if name.startswith(start)}
+    return found.get(f"{meaning}/{phase}/top/{k}"), control
+
+
+def interval(entry: Mapping[str, Any]) -> str:
+    """`0.83 [0.71, 0.91], n = 60`"""
+    text = f"{entry['value']:.2f} [{entry['low']:.2f}, {entry['high']:.2f}]"
+    return f"{text}, n = {entry['n']}" if "n" in entry else text
