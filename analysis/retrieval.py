@@ -204,7 +204,7 @@ def head_frame(table: Mapping[str, NDArray[np.float64]], *, seed: int) -> pd.Dat
 def rank_heads(frame: pd.DataFrame, metric: str = "retrieval_score") -> list[Head]:
     """Heads by a metric, strongest first; ties by layer and head."""
     chosen = frame[frame["metric"] == metric].sort_values(["value", "layer", "head"], ascending=[False, True, True])
-    return [Head(int(row.layer), int(row.head)) for row in chosen.itertuples()]
+    return [Head(int(layer), int(head)) for layer, head in chosen[["layer", "head"]].to_numpy()]
 
 
 def summarise(
@@ -236,10 +236,10 @@ def summarise(
         {
             "head": str(head),
             "score": float(scores[head.layer, head.head]),
-            "low": float(by_metric["retrieval_score"].loc[(head.layer, head.head), "low"]),
-            "high": float(by_metric["retrieval_score"].loc[(head.layer, head.head), "high"]),
-            "frequency": float(by_metric["activation_frequency"].loc[(head.layer, head.head), "value"]),
-            "locos": float(by_metric["locos"].loc[(head.layer, head.head), "value"]),
+            "low": _at(by_metric["retrieval_score"], head, "low"),
+            "high": _at(by_metric["retrieval_score"], head, "high"),
+            "frequency": _at(by_metric["activation_frequency"], head, "value"),
+            "locos": _at(by_metric["locos"], head, "value"),
         }
         for head in ranked[:TOP]
     ]
@@ -256,7 +256,7 @@ def stability(scores: NDArray[np.float64], k: int = TOP) -> dict[str, Any] | Non
     halves = []
     for half in (scores[0::2], scores[1::2]):
         order = np.argsort(-half.mean(0).ravel(), kind="stable")[:k]
-        halves.append([str(Head(*map(int, divmod(int(i), scores.shape[2])))) for i in order])
+        halves.append([str(Head(int(i) // scores.shape[2], int(i) % scores.shape[2])) for i in order])
     return {"k": k, "overlap": len({*halves[0]} & {*halves[1]}), "first": halves[0], "second": halves[1]}
 
 
@@ -280,6 +280,10 @@ def raw_scores(records: Sequence[Mapping[str, Any]], layers: int, heads: int) ->
         for layer in range(layers)
         for head in range(heads)
     }
+
+
+def _at(frame: pd.DataFrame, head: Head, column: str) -> float:
+    return float(frame[column].to_numpy()[frame.index.get_loc((head.layer, head.head))])
 
 
 def _short(x: float) -> float:

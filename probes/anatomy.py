@@ -138,7 +138,8 @@ def _layer(path: str, module: Any) -> LayerAnatomy:
     config = getattr(module, "config", None)
     heads = int(_first(module, config, "num_attention_heads", "num_heads", "n_head"))
     kv_heads = int(_first(module, config, "num_key_value_heads", default=heads) or heads)
-    size = int(_first(module, config, "head_dim", "head_size", default=0) or config.hidden_size // heads)
+    width = int(getattr(config, "hidden_size", 0))
+    size = int(_first(module, config, "head_dim", "head_size", default=0) or width // heads)
     index = getattr(module, "layer_idx", None)
     return LayerAnatomy(
         stack=_stack(path),

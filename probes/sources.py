@@ -94,8 +94,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("HEADSCOPE_CACHE") or f"{base}/headscope").expanduser()
 
 
-@cache
 def file_sha256(path: Path) -> str:
+    """The hash of a file, computed once for as long as the file stays as it is."""
+    found = path.stat()
+    return _sha256(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, _size: int, _changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -177,4 +183,3 @@ def _dequantise(gguf: Path, folder: Path) -> None:
         except OSError:
             if not _intact(folder):  # another process may have finished first
                 raise
-    file_sha256.cache_clear()

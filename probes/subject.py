@@ -124,7 +124,8 @@ def device_name(device: torch.device) -> str:
 def _read(source: Source, precision: torch.dtype) -> tuple[Any, Any]:
     options = source.options()
     tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
-    model, found = AutoModelForCausalLM.from_pretrained(
+    loader: Any = AutoModelForCausalLM
+    model, found = loader.from_pretrained(
         source.location, dtype=precision, output_loading_info=True, **options
     )
     if missing := sorted(found["missing_keys"]):
