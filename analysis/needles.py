@@ -94,7 +94,7 @@ def _read_triples(rows: Iterable[dict[str, str]], where: str) -> list[Triple]:
 
 def spread(low: int, high: int, count: int) -> list[int]:
     """`count` lengths, evenly spaced, both ends included."""
-    return [int(round(x)) for x in np.linspace(low, high, count)]
+    return [round(float(x)) for x in np.linspace(low, high, count)]
 
 
 def grid(chosen: Sequence[Triple], lengths: Sequence[int], depths: Sequence[float], *, seed: int) -> list[Case]:

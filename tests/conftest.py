@@ -1,7 +1,5 @@
 """What every room's tests share: the default model, loaded once."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -9,9 +7,9 @@ from probes.subject import Subject, load
 
 
 @pytest.fixture(scope="session")
-def smollm() -> Iterator[Subject]:
+def smollm() -> Subject:
     """SmolLM2-135M-Instruct on the CPU in float32."""
-    yield load("smollm2-135m", device="cpu", dtype="float32")
+    return load("smollm2-135m", device="cpu", dtype="float32")
 
 
 @pytest.fixture(autouse=True)

@@ -50,7 +50,8 @@ def main(folder: Path) -> None:
             chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             for name, query in pages.items():
                 for size in SIZES:
-                    _picture(chromium, f"http://127.0.0.1:{port}/{name}{query}", name, size)
+                    path = "" if name == "runs" else name  # the default page has no path
+                    _picture(chromium, f"http://127.0.0.1:{port}/{path}{query}", name, size)
             chromium.close()
     finally:
         server.terminate()

@@ -97,7 +97,7 @@ def curve(frame: pd.DataFrame, baseline: float) -> Layers:
         "heads:N",
         title=None,
         scale=alt.Scale(domain=names, range=[ABLATED, CONTROL]),
-        legend=alt.Legend(orient="top", symbolOpacity=1),
+        legend=alt.Legend(orient="top", symbolOpacity=1, symbolDash=[1, 0]),
     )
     base = alt.Chart(long).encode(x=x, color=colour)
     accuracy = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]))

@@ -133,9 +133,8 @@ def test_left_padding_is_invisible_and_its_own_rows_are_zero(dense: Dense, block
 def test_the_strongest_key_is_named_by_its_position_not_by_its_slot() -> None:
     q = torch.ones(1, 1, 1, 2)
     k = torch.tensor([[0.0, 0.0], [3.0, 3.0], [1.0, 1.0]]).view(1, 1, 3, 2)
-    found = statistics(
-        q, k, scale=1.0, wanted=["top_key"], query_positions=torch.tensor([[9]]), key_positions=torch.tensor([[7, 8, 9]])
-    )  # fmt: skip
+    places = {"query_positions": torch.tensor([[9]]), "key_positions": torch.tensor([[7, 8, 9]])}
+    found = statistics(q, k, scale=1.0, wanted=["top_key"], **places)
     assert found["top_key"].item() == 8
 
 

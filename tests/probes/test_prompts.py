@@ -13,7 +13,8 @@ from probes.prompt import Part, chat_prompt, encode
 from probes.subject import Subject
 
 TEMPLATE = (
-    "{% for message in messages %}<u>{{ message['content'] }}</u>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+    "{% for message in messages %}<u>{{ message['content'] }}</u>{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
 )
 
 
@@ -21,7 +22,7 @@ def in_threes(template: str | None = TEMPLATE) -> Any:
     """A subject whose tokenizer cuts text every three characters, words or not."""
     vocabulary = {"?": 0}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
-    words.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?s).{1,3}"), "isolated")
+    words.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]{1,3}"), "isolated")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
     tokenizer.chat_template = template
     return SimpleNamespace(name="threes", tokenizer=tokenizer)

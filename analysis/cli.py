@@ -1,0 +1,246 @@
+"""The command line: headscope VERB. One verb per question; `headscope VERB --help` shows examples."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from probes.errors import HeadscopeError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="See, measure and silence the attention heads of language models.\n\nStart with `headscope demo`.",
+)
+console = Console()
+
+Model = Annotated[str, typer.Option(help="Short name, folder, .gguf file or hub id.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU where there is one.")]
+Dtype = Annotated[str | None, typer.Option(help="float32 (default on a CPU), bfloat16 (on a GPU), float16.")]
+Out = Annotated[Path, typer.Option(help="Folder that holds the runs.", envvar="HEADSCOPE_RUNS")]
+Resume = Annotated[str | None, typer.Option(help='"last", or a run to go on with.')]
+Seed = Annotated[int, typer.Option(help="Everything random is drawn from this.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the answers as JSON, and nothing else.")]
+DryRun = Annotated[bool, typer.Option(help="Say what would be done and what it needs; do nothing.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that share the cases; for GPUs and big machines.")]
+GridName = Annotated[str, typer.Option("--grid", help="quick, standard or full (3 x 20 x 10, as in the paper).")]
+Lengths = Annotated[str | None, typer.Option(help="Prompt lengths in tokens, such as 512,1024; instead of the grid's.")]
+Depths = Annotated[str | None, typer.Option(help="Depths from 0 to 1, such as 0,0.5,1; instead of the grid's.")]
+Cases = Annotated[Path | None, typer.Option(help="Your own cases: JSONL with question, needle, answer, haystack.")]
+Haystack = Annotated[str | None, typer.Option(help="Hide every needle in this text file instead.")]
+NewTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")]
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """Models that load by a short name, and where their weights are."""
+    from probes.sources import DEFAULT_MODEL, SHORT_NAMES, cache_folder, find_source, is_installed
+
+    rows = []
+    for name, short in SHORT_NAMES.items():
+        state = "installed" if is_installed(short) else f"from the hub: {short.hub}"
+        rows.append({"name": name, "default": name == DEFAULT_MODEL, "about": short.about, "state": state})
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        console.print(f"[bold]{row['name']}[/]{' (default)' if row['default'] else ''}: {row['about']}. {row['state']}.")
+    console.print(f"Also: a model folder, a .gguf file, or a hub id. Dequantised weights are kept in {cache_folder()}.")
+    _ = find_source
+
+
+@app.command()
+def retrieval(
+    model: Model = "smollm2-135m",
+    grid: GridName = "quick",
+    lengths: Lengths = None,
+    depths: Depths = None,
+    cases: Cases = None,
+    haystack: Haystack = None,
+    new_tokens: NewTokens = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Out = Path("runs"),
+    resume: Resume = None,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Which heads fetch facts from the context?
+
+    Examples:
+
+    - `headscope retrieval --grid quick`
+    - `headscope retrieval --model path/to/folder --lengths 1024,2048 --depths 0.25,0.75`
+    - `headscope retrieval --cases my.jsonl --resume last`
+    """
+    from analysis import commands
+
+    commands.retrieval(
+        commands.Request(model, grid, lengths, depths, cases, haystack, new_tokens, device, dtype, seed, "detect"),
+        commands.Handling(out, resume, workers, as_json, dry_run),
+    )
+
+
+@app.command()
+def ablate(
+    heads_from: Annotated[str, typer.Option(help='The retrieval run that ranks the heads; "last" is the newest.')] = "last",
+    heads: Annotated[str | None, typer.Option(help="Silence exactly these instead, such as L17H4,L20H1.")] = None,
+    top: Annotated[str, typer.Option(help="How many of the strongest heads, such as 5,10,20.")] = "5,10,20",
+    controls: Annotated[int, typer.Option(min=1, help="Random sets of heads per K.")] = 5,
+    meaning: Annotated[str, typer.Option(help="query_zero, query_mean, output_zero, comma-separated.")] = (
+        "query_zero,query_mean,output_zero"
+    ),
+    phase: Annotated[str, typer.Option(help="decode (as the paper), prefill, both, comma-separated.")] = "decode",
+    model: Annotated[str | None, typer.Option(help="By default the model of the retrieval run.")] = None,
+    grid: GridName = "quick",
+    lengths: Lengths = None,
+    depths: Depths = None,
+    cases: Cases = None,
+    haystack: Haystack = None,
+    new_tokens: NewTokens = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Out = Path("runs"),
+    resume: Resume = None,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Does the model stop finding the fact without these heads, and not without random ones?
+
+    Examples:
+
+    - `headscope ablate --heads-from last`
+    - `headscope ablate --top 1,2,3,5,10,20,50 --meaning query_zero --grid standard`
+    - `headscope ablate --heads L17H4,L20H1 --phase decode,both`
+    """
+    from analysis import commands
+
+    commands.ablate(
+        commands.Request(model, grid, lengths, depths, cases, haystack, new_tokens, device, dtype, seed, "judge"),
+        commands.Handling(out, resume, workers, as_json, dry_run),
+        heads_from=heads_from,
+        heads=heads,
+        top=top,
+        controls=controls,
+        meanings=meaning,
+        phases=phase,
+    )
+
+
+@app.command()
+def demo(out: Out = Path("runs")) -> None:
+    """The main job on the default model: find its retrieval heads, silence them, compare with random ones.
+
+    Safe to stop and start again: it goes on where it was.
+    """
+    from analysis import commands
+
+    handling = commands.Handling(out, "last", 1, False, False)
+    run = commands.retrieval(
+        commands.Request("smollm2-135m", "quick", None, None, None, None, None, None, None, 0, "detect"), handling
+    )
+    commands.ablate(
+        commands.Request(None, "quick", None, None, None, None, None, None, None, 0, "judge"),
+        handling,
+        heads_from=run.id if run else "last",
+        heads=None,
+        top="5,10,20",
+        controls=5,
+        meanings="query_zero,query_mean,output_zero",
+        phases="decode",
+    )
+
+
+@app.command()
+def runs(
+    name: Annotated[str | None, typer.Argument(help="A run to show; without it, all are listed.")] = None,
+    out: Out = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """List the runs, or show one."""
+    from analysis import commands
+    from analysis.runs import find_run, list_runs
+
+    if name is not None:
+        run = find_run(name, out)
+        if as_json:
+            print(json.dumps({"manifest": run.manifest, "summary": run.summary()}, indent=1))
+        else:
+            commands.show(run)
+        return
+    found, problems = list_runs(out)
+    if as_json:
+        print(json.dumps([run.manifest for run in found], indent=1))
+        return
+    table = Table("run", "command", "model", "state", "cases", "seconds")
+    for run in found:
+        facts = run.manifest
+        cases = f"{len(run.cases())}/{facts.get('total_cases', '?')}"
+        model = facts.get("model", {}).get("name", "?")
+        table.add_row(run.id, facts["command"], model, facts["state"], cases, f"{facts['seconds']:.0f}")
+    console.print(table if found else f"No runs in {out} yet: start with headscope demo.")
+    for problem in problems:
+        console.print(problem, style="yellow")
+
+
+@app.command()
+def ui(
+    out: Out = Path("runs"),
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 8501,
+    browser: Annotated[bool, typer.Option(help="Open the browser.")] = True,
+) -> None:
+    """Serve the dashboard at http://localhost:8501 until Ctrl-C."""
+    front = Path(__file__).resolve().parent.parent / "app.py"
+    command = [sys.executable, "-m", "streamlit", "run", str(front), "--server.port", str(port)]
+    command += ["--server.headless", str(not browser).lower(), "--browser.gatherUsageStats", "false"]
+    environment = {**os.environ, "HEADSCOPE_RUNS": str(out.resolve())}
+    raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What is installed, which device there is, what works, and what to do about the rest."""
+    from analysis.doctor import examine_machine
+
+    findings = examine_machine()
+    if as_json:
+        print(json.dumps(findings, indent=1))
+        return
+    table = Table("", "what", "found", "what to do")
+    for finding in findings:
+        mark = "[green]ok[/]" if finding["ok"] else "[yellow]--[/]"
+        table.add_row(mark, finding["what"], finding["found"], finding["advice"])
+    console.print(table)
+
+
+def main(run: Callable[[], Any] = app) -> None:
+    """Entry point: a HeadscopeError becomes its sentence and exit code 1, Ctrl-C a word on how to go on."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        run()
+    except HeadscopeError as error:
+        print(f"headscope: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("headscope: stopped; finished cases are kept, go on with --resume last.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except MemoryError:
+        print("headscope: out of memory: choose shorter lengths or a smaller model.", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
