@@ -243,8 +243,8 @@ def _prepare(request: Request) -> _Work:
     subject = choice.load()
     if lengths is None and subject.anatomy.context:
         # A named grid ends where the model's window does; lengths asked for by number are taken at their word.
-        longest = min(size.longest, subject.anatomy.context - new_tokens)
-        cases = grid(chosen, spread(min(size.shortest, longest), longest, size.lengths), depths, seed=request.seed)
+        end = min(size.longest, subject.anatomy.context - new_tokens)
+        cases = grid(chosen, spread(min(size.shortest, end), end, size.lengths), depths, seed=request.seed)
     longest = max(cases, key=lambda case: case.length)
     check_length(subject, longest.length, new_tokens)
     build(subject, min(cases, key=lambda case: case.length))
