@@ -20,7 +20,7 @@ from probes.capture import mean_queries
 from probes.errors import HeadscopeError
 from probes.generation import check_length
 from probes.heads import Head, check_heads, parse_heads
-from probes.memory import check_fits, forward_bytes, peak_bytes
+from probes.memory import check_fits, forward_bytes
 from probes.sources import DEFAULT_MODEL
 from probes.subject import Subject
 
@@ -74,17 +74,17 @@ def retrieval(request: Request, handling: Handling) -> Run | None:
     with OpenRun.start(handling.out, "retrieval", work.facts, resume=handling.resume) as run:
         if not run.run.finished:
             run.note(state="running", model=work.subject.describe(), total_cases=len(work.cases))
-            records = work_through(
+            worked = work_through(
                 run, work.cases, work.subject, work.choice, examine,
                 workers=handling.workers, title="scoring heads", quiet=handling.as_json,
             )  # fmt: skip
             layers, heads = work.subject.anatomy.layers, work.subject.anatomy.query_heads
-            table = retrieving.score_table(records, layers, heads)
+            table = retrieving.score_table(worked.records, layers, heads)
             frame = retrieving.head_frame(table, seed=request.seed)
             with writing(run.run.path):
-                write_json(run.run.path / "head_scores.json", retrieving.raw_scores(records, layers, heads))
-            summary = retrieving.summarise(records, frame, table)
-            run.finish(heads=frame, summary=summary, peak_memory_bytes=peak_bytes(work.subject.device))
+                write_json(run.run.path / "head_scores.json", retrieving.raw_scores(worked.records, layers, heads))
+            summary = retrieving.summarise(worked.records, frame, table)
+            run.finish(heads=frame, summary=summary, **worked.cost)
     _report(run.run, handling)
     return run.run
 
@@ -140,18 +140,18 @@ def ablate(
     with OpenRun.start(handling.out, "ablation", facts, resume=handling.resume) as run:
         if not run.run.finished:
             run.note(state="running", model=work.subject.describe(), total_cases=len(work.cases))
-            records = work_through(
+            worked = work_through(
                 run, work.cases, work.subject, work.choice, examine,
                 workers=handling.workers, title="silencing heads", quiet=handling.as_json,
             )  # fmt: skip
             summary = {
-                **ablating.summarise(records, tests, seed=request.seed),
+                **ablating.summarise(worked.records, tests, seed=request.seed),
                 "heads_from": facts["heads_from"],
                 "ranked": [str(head) for head in ranked[: max(ks)]],
                 "protected": [str(head) for head in sorted(protected)],
                 "sets": {test.name: [str(head) for head in test.ablation.heads] for test in tests},
             }
-            run.finish(heads=None, summary=summary, peak_memory_bytes=peak_bytes(work.subject.device))
+            run.finish(heads=None, summary=summary, **worked.cost)
     _report(run.run, handling)
     return run.run
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from analysis.needles import Case
 from analysis.runs import OpenRun
+from probes.memory import peak_bytes
 from probes.subject import Subject, load
 
 Examine = Callable[[Subject, Case], dict[str, Any]]
@@ -51,6 +52,14 @@ GRIDS = {
 }
 
 
+@dataclass(frozen=True)
+class Worked:
+    """Every result in the order of the cases, and what the work took: the memory of its largest process."""
+
+    records: list[dict[str, Any]]
+    cost: dict[str, int]
+
+
 def case_record(subject: Subject, case: Case, tokens: int, needle: Sequence[int]) -> dict[str, Any]:
     """What every result line says of its case."""
     triple = case.triple
@@ -77,7 +86,7 @@ def work_through(
     workers: int = 1,
     title: str = "cases",
     quiet: bool = False,
-) -> list[dict[str, Any]]:
+) -> Worked:
     """Examine the cases not yet done, keep each result as it comes, and return all results in order."""
     left = [case for case in cases if case.id not in run.done]
     columns = [
@@ -90,19 +99,22 @@ def work_through(
     ]
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
         task = progress.add_task(title, total=len(cases), completed=len(cases) - len(left))
-        for record in _results(left, subject, choice, examine, workers):
+        peak = 0
+        for record, held in _results(left, subject, choice, examine, workers):
             run.add_case(record)
             progress.advance(task)
+            peak = max(peak, held)
     by_id = {record["case"]: record for record in run.run.cases()}
-    return [by_id[case.id] for case in cases]
+    return Worked([by_id[case.id] for case in cases], {"peak_memory_bytes": peak, "workers": workers})
 
 
 def _results(
     cases: Sequence[Case], subject: Subject, choice: ModelChoice, examine: Examine, workers: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Each result with the most memory that its process has held."""
     if workers <= 1:
         for case in cases:
-            yield examine(subject, case)
+            yield examine(subject, case), peak_bytes(subject.device)
         return
     pool = ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(asdict(choice), examine)
@@ -119,6 +131,5 @@ def _start_worker(choice: dict[str, Any], examine: Examine) -> None:
     _WORKER.update(subject=ModelChoice(**choice).load(), examine=examine)
 
 
-def _examine_in_worker(case: Case) -> dict[str, Any]:
-    result: dict[str, Any] = _WORKER["examine"](_WORKER["subject"], case)
-    return result
+def _examine_in_worker(case: Case) -> tuple[dict[str, Any], int]:
+    return _WORKER["examine"](_WORKER["subject"], case), peak_bytes(_WORKER["subject"].device)

@@ -45,8 +45,10 @@ def scores(
     softcap: float | None = None,
 ) -> Float[Tensor, "b h n m"]:
     """Logits before the softmax. mask: True where visible, or a number added to the logit (after the soft-cap)."""
-    group = q.shape[1] // k.shape[1]
-    logits = scale * (q @ k.repeat_interleave(group, dim=1).transpose(-1, -2))
+    # The query heads of a group become rows of one product, so that a long cache is never copied for each of them.
+    b, h, n, d = q.shape
+    grouped = q.reshape(b, k.shape[1], -1, d)
+    logits = scale * (grouped @ k.transpose(-1, -2)).reshape(b, h, n, -1)
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     if mask is None:
