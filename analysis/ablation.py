@@ -27,7 +27,6 @@ from probes.errors import HeadscopeError
 from probes.generation import check_length, greedy_branches, prefill
 from probes.heads import Head
 from probes.subject import Subject
-from probes.tap import Tap
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,8 @@ def examine(
     by_name = dict(zip((test.name for test in decoding), results, strict=True))
     for test in tests:
         if test.ablation.phase != "decode":
-            with Tap(subject, plan=compile_plan(anatomy, [test.ablation], means, device=device)):
-                cache = prefill(subject, prompt.ids)
+            plan = compile_plan(anatomy, [test.ablation], means, device=device)
+            cache = prefill(subject, prompt.ids, plan)
             by_name[test.name] = answers(cache, [test.ablation])[0]
     return {
         **case_record(subject, case, len(prompt), prompt.spans["needle"]),

@@ -106,15 +106,16 @@ def locos(
     """
     layers = subject.anatomy.decoder
     score = np.zeros((len(layers), subject.anatomy.query_heads))
-    unembedding = subject.model.get_output_embeddings().weight
-    for step in steps:
-        direction = unembedding[generated[step]].float()
-        share = needle_keys / (prompt_keys + step - needle_keys)
-        for i, layer in enumerate(layers):
-            reads = (layer.output_weight().float() @ direction).cpu()
-            inside = (needle_output[step, i] * reads).sum(-1)
-            outside = (output[step, i] * reads).sum(-1) - inside
-            score[i] += (inside - share * outside).double().numpy() / len(steps)
+    if not steps:
+        return score
+    wanted = torch.tensor(list(steps))
+    directions = subject.model.get_output_embeddings().weight[torch.tensor(generated)[wanted]].float()
+    share = needle_keys / (prompt_keys + wanted - needle_keys)
+    for i, layer in enumerate(layers):
+        reads = (layer.output_weight().float() @ directions.T).permute(2, 0, 1).cpu()
+        inside = (needle_output[wanted, i] * reads).sum(-1)
+        outside = (output[wanted, i] * reads).sum(-1) - inside
+        score[i] = (inside - share[:, None] * outside).double().mean(0).numpy()
     return score
 
 

@@ -27,7 +27,7 @@ def check_length(subject: Subject, tokens: int, new_tokens: int) -> None:
 
 
 @torch.inference_mode()
-def prefill(subject: Subject, ids: Int[Tensor, " n"]) -> Any:
+def prefill(subject: Subject, ids: Int[Tensor, " n"], plan: Plan | None = None) -> Any:
     """The KV cache of all tokens but the last, which is left to be the first decode step.
 
     Wu et al. read their heads only while decoding; so the row that produces the first answer token is a decoded one.
@@ -35,9 +35,10 @@ def prefill(subject: Subject, ids: Int[Tensor, " n"]) -> Any:
     if len(ids) < 2:
         raise HeadscopeError("A prompt needs at least two tokens.")
     cache = DynamicCache(config=subject.model.config)
-    subject.model(
-        input_ids=ids[None, :-1].to(subject.device), past_key_values=cache, use_cache=True, **last_logits(subject)
-    )
+    with Tap(subject, plan=plan):
+        subject.model(
+            input_ids=ids[None, :-1].to(subject.device), past_key_values=cache, use_cache=True, **last_logits(subject)
+        )
     return cache
 
 

@@ -75,14 +75,15 @@ class NeedleReader:
             softcap=call.layer.softcap,
             sink=call.sink,
         )[0, :, 0]
-        member = torch.isin(call.key_positions[0], self.needle.to(p.device))
-        # Only the needle's own keys, so that a long cache is not widened to every query head.
-        part = p[:, member]
-        values = call.v[0, :, member].to(dtype).repeat_interleave(call.layer.group_size, dim=0)
+        self.needle = self.needle.to(p.device)
+        # The needle is masked, not picked out: picking makes a GPU wait for the CPU, thirty layers a token.
+        part = p * torch.isin(call.key_positions[0], self.needle)
+        groups = call.v.shape[1]
+        written = (part.view(groups, -1, part.shape[-1]) @ call.v[0].to(dtype)).flatten(0, 1)
         layer = call.layer.index
         self._top.setdefault(layer, []).append(call.key_positions[0][p.argmax(-1)])
         self._mass.setdefault(layer, []).append(part.sum(-1))
-        self._needle_output.setdefault(layer, []).append((part[:, None] @ values)[:, 0])
+        self._needle_output.setdefault(layer, []).append(written)
         self._output.setdefault(layer, []).append(call.output[0, :, 0].to(dtype))
 
     @staticmethod
