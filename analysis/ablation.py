@@ -1,6 +1,6 @@
 """Do the heads cause it? Silence the strongest, silence random ones, and ask again.
 
-    headscope ablate --heads-from last
+    headscope ablate --heads-from last        # or python -m analysis.ablation --heads-from last
 
 Cases with other needles and other haystacks than those that chose the heads. The control draws random heads, with the
 ablated ones and every head at or above the retrieval threshold really excluded, the same number in each layer where
@@ -9,6 +9,7 @@ conditions, which then decode side by side.
 """
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from analysis.interventions import Ablation, Meaning, When, compile_plan
 from analysis.needles import PASS_RECALL, Case, answer_recall, build
 from analysis.retrieval import by_cell
 from analysis.study import case_record
-from analysis.uncertainty import CONFIDENCE, bootstrap_means, wilson
+from analysis.uncertainty import CONFIDENCE, paired_difference, wilson
 from probes.errors import HeadscopeError
 from probes.generation import check_length, greedy_branches, prefill
 from probes.heads import Head
@@ -140,9 +141,7 @@ def summarise(records: Sequence[Mapping[str, Any]], tests: Sequence[Condition], 
         meaning, phase, _, k = name.split("/")
         controls = [other for other in correct if other.startswith(f"{meaning}/{phase}/random/{k}/")]
         control = np.mean([correct[other] for other in controls], axis=0)
-        low, high = bootstrap_means(control[:, None], seed=seed)
-        gap = control - correct[name]
-        gap_low, gap_high = bootstrap_means(gap[:, None], seed=seed)
+        gap, gap_low, gap_high = paired_difference(control, correct[name], seed=seed)
         curve.append(
             {
                 "meaning": meaning,
@@ -150,14 +149,11 @@ def summarise(records: Sequence[Mapping[str, Any]], tests: Sequence[Condition], 
                 "k": int(k),
                 "ablated": _accuracy(correct[name]),
                 "control": {
-                    "value": float(control.mean()),
-                    "low": float(low[0]),
-                    "high": float(high[0]),
-                    "n": len(records),
+                    **_accuracy(control),
                     "seeds": len(controls),
                     "each": [float(correct[other].mean()) for other in controls],
                 },
-                "difference": {"value": float(gap.mean()), "low": float(gap_low[0]), "high": float(gap_high[0])},
+                "difference": {"value": gap, "low": gap_low, "high": gap_high},
                 "heads": [str(head) for head in heads[name]],
             }
         )
@@ -173,5 +169,12 @@ def summarise(records: Sequence[Mapping[str, Any]], tests: Sequence[Condition], 
 
 
 def _accuracy(correct: np.ndarray) -> dict[str, Any]:
-    low, high = wilson(int(correct.sum()), len(correct))
-    return {"value": float(correct.mean()), "low": low, "high": high, "n": len(correct)}
+    value = float(correct.mean())
+    low, high = wilson(value, len(correct))
+    return {"value": value, "low": low, "high": high, "n": len(correct)}
+
+
+if __name__ == "__main__":
+    from analysis.cli import main
+
+    main(["ablate", *sys.argv[1:]])

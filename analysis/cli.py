@@ -5,9 +5,11 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -162,9 +164,10 @@ def demo(out: Out = Path("runs")) -> None:
         heads=None,
         top="5,10,20",
         controls=5,
-        meanings="query_zero,query_mean,output_zero",
+        meanings="query_zero",
         phases="decode",
     )
+    console.print("\nMore: headscope ablate --help (other ways to silence a head, more heads, longer prompts).")
 
 
 @app.command()
@@ -229,20 +232,32 @@ def doctor(as_json: Json = False) -> None:
     console.print(table)
 
 
-def main(run: Callable[[], Any] = app) -> None:
-    """Entry point: a HeadscopeError becomes its sentence and exit code 1, Ctrl-C a word on how to go on."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: a HeadscopeError becomes its sentence and exit code 1, Ctrl-C a word on how to go on.
+
+    What nobody foresaw becomes a sentence too, and its traceback goes to a file that the sentence names.
+    """
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
-        run()
+        app(args=arguments)
     except HeadscopeError as error:
-        print(f"headscope: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _stop(str(error))
     except KeyboardInterrupt:
-        print("headscope: stopped; finished cases are kept, go on with --resume last.", file=sys.stderr)
-        raise SystemExit(130) from None
-    except MemoryError:
-        print("headscope: out of memory: choose shorter lengths or a smaller model.", file=sys.stderr)
-        raise SystemExit(1) from None
+        _stop("stopped; finished cases are kept, go on with --resume last.", code=130)
+    except Exception as error:
+        if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+            _stop(
+                "the memory ran out: choose shorter lengths, fewer --workers or a smaller model, and go on with "
+                "--resume last; finished cases are kept."
+            )
+        with tempfile.NamedTemporaryFile("w", prefix="headscope-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+        _stop(f"this should not have happened ({type(error).__name__}: {error}); the details are in {log.name}.")
+
+
+def _stop(sentence: str, code: int = 1) -> NoReturn:
+    print(f"headscope: {sentence}", file=sys.stderr)
+    raise SystemExit(code) from None
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from probes.sources import DEFAULT_MODEL
 from probes.subject import Subject
 
 CALIBRATION_PROMPTS = 3
+WORDS = {"decode": "decoding", "prefill": "prefill", "both": "prefill and decoding"}
 console = Console()
 
 
@@ -73,7 +74,7 @@ def retrieval(request: Request, handling: Handling) -> Run | None:
     examine = partial(retrieving.examine, new_tokens=work.new_tokens)
     with OpenRun.start(handling.out, "retrieval", work.facts, resume=handling.resume) as run:
         if not run.run.finished:
-            run.note(state="running", model=work.subject.describe(), total_cases=len(work.cases))
+            run.note(model=work.subject.describe(), total_cases=len(work.cases))
             worked = work_through(
                 run, work.cases, work.subject, work.choice, examine,
                 workers=handling.workers, title="scoring heads", quiet=handling.as_json,
@@ -139,7 +140,7 @@ def ablate(
     examine = partial(ablating.examine, tests=tests, means=means, new_tokens=work.new_tokens)
     with OpenRun.start(handling.out, "ablation", facts, resume=handling.resume) as run:
         if not run.run.finished:
-            run.note(state="running", model=work.subject.describe(), total_cases=len(work.cases))
+            run.note(model=work.subject.describe(), total_cases=len(work.cases))
             worked = work_through(
                 run, work.cases, work.subject, work.choice, examine,
                 workers=handling.workers, title="silencing heads", quiet=handling.as_json,
@@ -200,17 +201,18 @@ def _show_retrieval(summary: dict[str, Any]) -> None:
 
 def _show_ablation(summary: dict[str, Any]) -> None:
     console.print(f"Needle accuracy as the model is: {_interval(summary['baseline'])}")
-    table = Table("silenced", "phase", "K", "top K silenced", "random K silenced", "random minus top")
-    for row in summary["curve"]:
-        table.add_row(
-            row["meaning"],
-            row["phase"],
-            str(row["k"]),
-            _interval(row["ablated"]),
-            f"{_interval(row['control'])} ({row['control']['seeds']} sets)",
-            _interval(row["difference"]),
-        )
-    console.print(table)
+    for meaning, phase in dict.fromkeys((row["meaning"], row["phase"]) for row in summary["curve"]):
+        table = Table("K", "top K silenced", "random K silenced", "worst and best of", "random minus top")
+        for row in summary["curve"]:
+            if (row["meaning"], row["phase"]) == (meaning, phase):
+                each = row["control"]["each"]
+                sets = f"{len(each)} sets: {min(each):.2f}, {max(each):.2f}"
+                table.add_row(
+                    str(row["k"]), _interval(row["ablated"]), _interval(row["control"]), sets,
+                    _interval(row["difference"]),
+                )  # fmt: skip
+        console.print(f"\n[bold]{meaning}[/] during {WORDS[phase]}")
+        console.print(table)
 
 
 def _interval(estimate: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Which heads fetch facts from the context?
 
-    headscope retrieval --model smollm2-135m
+    headscope retrieval --model smollm2-135m        # or python -m analysis.retrieval --model smollm2-135m
 
 Wu et al., "Retrieval Head Mechanistically Explains Long-Context Factuality", 2024, section 2. While the model answers,
 a head copies a token when the key it looks at hardest lies in the needle and holds the very token that is generated.
@@ -8,6 +8,7 @@ Retrieval score: |tokens it copied, as a set, that are in the needle k| / |k|, t
 Beside it, LOCOS (Gema et al., 2026), which weighs what the head writes instead of what it copies.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -213,7 +214,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The answers of a retrieval run, as plain data."""
     passed = sum(record["passed"] for record in records)
-    low, high = wilson(passed, len(records))
+    low, high = wilson(passed / len(records), len(records))
     summary: dict[str, Any] = {
         "n_cases": len(records),
         "n_passed": passed,
@@ -290,3 +291,9 @@ def _at(frame: pd.DataFrame, head: Head, column: str) -> float:
 def _short(x: float) -> float:
     """Six digits: enough for every figure, and a tenth of the file."""
     return float(f"{x:.6g}")
+
+
+if __name__ == "__main__":
+    from analysis.cli import main
+
+    main(["retrieval", *sys.argv[1:]])

@@ -20,6 +20,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,7 +143,6 @@ class OpenRun:
     def __init__(self, run: Run, lock: Any) -> None:
         self.run = run
         self._lock = lock
-        self._started = time.monotonic()
         self.done = {case["case"] for case in run.cases()}
 
     @classmethod
@@ -181,6 +181,7 @@ class OpenRun:
                 "versions": versions(),
                 "machine": machine(),
                 "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+                "opened": time.time(),
                 "seconds": 0.0,
             }
             write_json(path / "manifest.json", manifest)
@@ -188,15 +189,21 @@ class OpenRun:
 
     @classmethod
     def _open(cls, run: Run) -> Self:
-        _ = run.manifest
-        lock = (run.path / "log.txt").open("a")
+        before = run.manifest
+        with writing(run.path):
+            lock = (run.path / "log.txt").open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
             raise HeadscopeError(f"The run {run.id} is being written by another process: wait for it to end.") from None
-        _drop_half_line(run.path / "cases.jsonl")
+        cases = run.path / "cases.jsonl"
+        # A run that was killed could not say how long it had worked; its last case can.
+        worked = cases.stat().st_mtime - before["opened"] if cases.exists() and before["state"] == "running" else 0.0
+        _drop_half_line(cases)
         opened = cls(run, lock)
+        if not run.finished:
+            opened.note(state="running", seconds=round(before["seconds"] + max(0.0, worked), 1), opened=time.time())
         opened.log(f"opened with {len(opened.done)} cases done: {command_line()}")
         return opened
 
@@ -206,17 +213,23 @@ class OpenRun:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
             if error is not None:
-                self.log(f"stopped: {kind.__name__ if kind else ''}: {error}")
+                foreseen = isinstance(error, HeadscopeError | KeyboardInterrupt)
+                self.log(f"stopped: {error}" if foreseen else "".join(traceback.format_exception(error)))
                 if not self.run.finished:
-                    self.note(state="stopped")
+                    self.note(state="stopped", seconds=self._seconds())
         except (OSError, HeadscopeError):
             pass  # a full disk must not hide the error that is on its way out
         finally:
             self._lock.close()
 
+    def _seconds(self) -> float:
+        manifest = self.run.manifest
+        return round(manifest["seconds"] + time.time() - manifest["opened"], 1)
+
     def log(self, line: str) -> None:
-        self._lock.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
-        self._lock.flush()
+        with writing(self.run.path):
+            self._lock.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
+            self._lock.flush()
 
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest."""
@@ -238,11 +251,10 @@ class OpenRun:
             if heads is not None:
                 _whole(self.run.path / "heads.parquet", lambda path: heads.to_parquet(path, index=False))
             write_json(self.run.path / "summary.json", summary)
-        manifest = self.run.manifest
         self.note(
             state="finished",
             finished=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-            seconds=round(manifest["seconds"] + time.monotonic() - self._started, 1),
+            seconds=self._seconds(),
             **facts,
         )
         self.log("finished")

@@ -1,19 +1,45 @@
 """Intervals for shares and means over cases."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import norm
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Wilson's interval of a share; it stays honest at 0 and at n, where a bootstrap shrinks to a point."""
+def wilson(mean: float, n: int) -> tuple[float, float]:
+    """Wilson's interval of a share, or of the mean of n numbers in [0, 1], for which it is wide enough or too wide.
+
+    It stays honest at 0 and at 1, where a bootstrap shrinks to a point.
+    """
     if n == 0:
         return 0.0, 1.0
-    interval = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
+    z = float(norm.ppf((1 + CONFIDENCE) / 2))
+    middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def paired_difference(
+    first: NDArray[np.float64], second: NDArray[np.float64], *, seed: int
+) -> tuple[float, float, float]:
+    """Mean of first - second over the same cases, numbers in [0, 1], with its paired bootstrap interval.
+
+    Where every case shows the same difference a bootstrap knows no spread; then the interval is Newcombe's hybrid of
+    the two Wilson intervals (Statistics in Medicine 17, 1998, method 10 without the correlation).
+    """
+    gap = first - second
+    value = float(gap.mean())
+    if np.ptp(gap) > 0:
+        low, high = bootstrap_means(gap[:, None], seed=seed)
+        return value, float(low[0]), float(high[0])
+    a, b = float(first.mean()), float(second.mean())
+    low_a, high_a = wilson(a, len(first))
+    low_b, high_b = wilson(b, len(second))
+    return value, value - math.hypot(a - low_a, high_b - b), value + math.hypot(high_a - a, b - low_b)
 
 
 def bootstrap_means(values: NDArray[np.float64], *, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -140,7 +140,7 @@ def cell_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     table = []
     for cell, group in pd.DataFrame(list(rows)).groupby("cell", sort=False):
         right, n = int(group["correct"].sum()), len(group)
-        low, high = wilson(right, n)
+        low, high = wilson(right / n, n)
         table.append(
             {
                 "cell": cell,
