@@ -60,9 +60,11 @@ soak: setup  ## the tests that run for long
 	@echo "soak: pytest -m soak"
 	@$(BIN)/python -m pytest -m soak
 
-docs: setup  ## rebuild the table of papers and the screenshots
+docs: setup  ## rebuild the table of papers, the notebook and the screenshots
 	@echo "docs: the table of papers"
 	@$(BIN)/python -m analysis.papers
+	@echo "docs: the notebook"
+	@$(BIN)/python docs/notebook.py
 	@echo "docs: the screenshots"
 	@$(BIN)/python tests/screenshots.py
 

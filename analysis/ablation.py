@@ -80,11 +80,15 @@ def matched_control(
             "retrieval heads: choose a smaller K."
         )
     control: list[Head] = []
+    lacking: list[int] = []
     for layer, wanted in sorted(Counter(head.layer for head in chosen).items()):
-        for _ in range(wanted):
-            left = [head for head in free if head not in control]
-            nearest = min(abs(head.layer - layer) for head in left)
-            control.append(draw.choice([head for head in left if abs(head.layer - layer) == nearest]))
+        own = [head for head in free if head.layer == layer]
+        control += draw.sample(own, min(wanted, len(own)))
+        lacking += [layer] * (wanted - len(own))
+    for layer in lacking:
+        left = [head for head in free if head not in control]
+        nearest = min(abs(head.layer - layer) for head in left)
+        control.append(draw.choice([head for head in left if abs(head.layer - layer) == nearest]))
     return tuple(sorted(control))
 
 

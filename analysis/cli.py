@@ -3,11 +3,13 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -24,6 +26,9 @@ app = typer.Typer(
     help="See, measure and silence the attention heads of language models.\n\nStart with `headscope demo`.",
 )
 console = Console()
+
+INTERRUPTED = 130
+NO_MEMORY = "out of memory|can't allocate memory"  # as CUDA and PyTorch's CPU allocator say it
 
 Model = Annotated[str, typer.Option(help="Short name, folder, .gguf file or hub id.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU where there is one.")]
@@ -242,17 +247,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments)
     except HeadscopeError as error:
         _stop(str(error))
-    except KeyboardInterrupt:
-        _stop("stopped; finished cases are kept, go on with --resume last.", code=130)
+    except SystemExit as ended:
+        if ended.code != INTERRUPTED:  # what typer makes of Ctrl-C
+            raise
+        _stop("stopped; finished cases are kept, go on with --resume last.", code=INTERRUPTED)
     except Exception as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        message = next(iter(str(error).splitlines()), "")
+        if isinstance(error, MemoryError | BrokenProcessPool) or re.search(NO_MEMORY, str(error)):
             _stop(
                 "the memory ran out: choose shorter lengths, fewer --workers or a smaller model, and go on with "
                 "--resume last; finished cases are kept."
             )
         with tempfile.NamedTemporaryFile("w", prefix="headscope-", suffix=".log", delete=False) as log:
             traceback.print_exc(file=log)
-        _stop(f"this should not have happened ({type(error).__name__}: {error}); the details are in {log.name}.")
+        _stop(f"this should not have happened ({type(error).__name__}: {message}); the details are in {log.name}.")
 
 
 def _stop(sentence: str, code: int = 1) -> NoReturn:

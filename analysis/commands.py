@@ -1,6 +1,8 @@
 """What the verbs `retrieval` and `ablate` do, from a request to a finished run and a table on the screen."""
 
+import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,7 +15,7 @@ from rich.table import Table
 from analysis import ablation as ablating
 from analysis import retrieval as retrieving
 from analysis.interventions import MEANINGS, PHASES
-from analysis.needles import Case, build, grid, haystack, load_triples, spread, triples
+from analysis.needles import Case, Triple, build, grid, haystack, load_triples, spread, triples
 from analysis.runs import OpenRun, Run, find_run, write_json, writing
 from analysis.study import GRIDS, ModelChoice, work_through
 from probes.capture import mean_queries
@@ -230,12 +232,12 @@ def _prepare(request: Request) -> _Work:
     if request.grid not in GRIDS:
         raise HeadscopeError(f"There is no grid {request.grid!r}: choose {', '.join(GRIDS)}.")
     size = GRIDS[request.grid]
-    lengths = _whole_numbers(request.lengths, "--lengths") if request.lengths else None
-    depths = _numbers(request.depths, "--depths") if request.depths else None
+    lengths = _whole_numbers(request.lengths, "--lengths") if request.lengths is not None else None
+    depths = _numbers(request.depths, "--depths") if request.depths is not None else None
     if depths is None:
         depths = [round(i / (size.depths - 1), 6) for i in range(size.depths)]
     chosen = load_triples(request.cases) if request.cases else triples("judge" if request.role == "judge" else "detect")
-    if request.haystack:
+    if request.haystack is not None:
         chosen = [replace(triple, haystack=request.haystack) for triple in chosen]
     for triple in chosen:
         haystack(triple.haystack)
@@ -249,8 +251,10 @@ def _prepare(request: Request) -> _Work:
         cases = grid(chosen, spread(min(size.shortest, end), end, size.lengths), depths, seed=request.seed)
     longest = max(cases, key=lambda case: case.length)
     check_length(subject, longest.length, new_tokens)
-    build(subject, min(cases, key=lambda case: case.length))
-    build(subject, longest)
+    for triple in chosen:  # a prompt that can't be built is refused now, not in the middle of the work
+        own = [case for case in cases if case.triple == triple]
+        build(subject, min(own, key=lambda case: case.length))
+        build(subject, max(own, key=lambda case: case.length))
     facts = {
         **asdict(request),
         "cases": str(request.cases) if request.cases else None,
@@ -259,9 +263,16 @@ def _prepare(request: Request) -> _Work:
         "dtype": subject.dtype,
         "sha256": subject.sha256,
         "new_tokens": new_tokens,
+        "texts": _digest(chosen),
         "case_ids": [case.id for case in cases],
     }
     return _Work(subject, choice, cases, new_tokens, facts)
+
+
+def _digest(chosen: Sequence[Triple]) -> str:
+    """One hash for the texts of the cases, so that a run isn't resumed after a user's file has changed."""
+    texts = [[asdict(triple), haystack(triple.haystack)] for triple in chosen]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def _fits(work: _Work, handling: Handling, *, branches: int) -> bool:
@@ -270,7 +281,10 @@ def _fits(work: _Work, handling: Handling, *, branches: int) -> bool:
     dtype = next(work.subject.model.parameters()).dtype
     needed = forward_bytes(work.subject.anatomy, longest, dtype=dtype, branches=branches, steps=work.new_tokens)
     check_fits(needed * handling.workers, work.subject.device, f"{len(work.cases)} cases of up to {longest} tokens")
-    if handling.dry_run:
+    if handling.dry_run and handling.as_json:
+        print(json.dumps({"cases": len(work.cases), "longest": longest, "answers": branches,
+                          "bytes_beside_the_weights": needed * handling.workers}))  # fmt: skip
+    elif handling.dry_run:
         console.print(
             f"{len(work.cases)} cases of {min(case.length for case in work.cases)} to {longest} tokens on "
             f"{work.subject.name} ({work.subject.dtype}, {work.subject.device}), {branches} answers each; about "
@@ -291,7 +305,7 @@ def _among(text: str, allowed: Sequence[str], option: str) -> list[Any]:
 
 def _whole_numbers(text: str, option: str) -> list[int]:
     numbers = _numbers(text, option)
-    if any(number != int(number) or number < 1 for number in numbers):
+    if any(not number.is_integer() or number < 1 for number in numbers):
         raise HeadscopeError(f"{option} takes whole numbers from 1 on, separated by commas, and not {text!r}.")
     return [int(number) for number in numbers]
 
@@ -299,6 +313,8 @@ def _whole_numbers(text: str, option: str) -> list[int]:
 def _numbers(text: str, option: str) -> list[float]:
     try:
         numbers = [float(part) for part in text.split(",") if part.strip()]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError
     except ValueError:
         raise HeadscopeError(f"{option} takes numbers separated by commas, and not {text!r}.") from None
     if not numbers:

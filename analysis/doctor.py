@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from probes.memory import available_bytes, cpu_threads
-from probes.sources import SHORT_NAMES, cache_folder, is_installed
+from probes.sources import SHORT_NAMES, is_installed, make_cache_folder
 
 NEEDED = ("torch", "transformers", "numpy", "pandas", "pyarrow", "xarray", "scipy", "streamlit", "altair", "gguf")
 OPTIONAL = {
@@ -30,8 +30,7 @@ def examine_machine() -> list[dict[str, Any]]:
     findings.append(_finding("device", True, found, "" if gpus else "works without a GPU; long prompts take longer"))
     free = available_bytes(torch.device("cpu")) / 1e9
     findings.append(_finding("memory", free > 3, f"{free:.1f} GB free", "" if free > 3 else "the demo needs 3 GB"))
-    home = cache_folder()
-    home.mkdir(parents=True, exist_ok=True)
+    home = make_cache_folder()
     disk = shutil.disk_usage(home).free / 1e9
     findings.append(_finding("disk", disk > 1, f"{disk:.1f} GB free in {home}", "" if disk > 1 else "free 1 GB"))
     ours = _absent("kernels")  # a distribution of that name is Hugging Face's

@@ -41,11 +41,17 @@ class Ablation:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Ablation":
         """Raises HeadscopeError naming the field that is wrong."""
-        if data.get("meaning") not in MEANINGS:
-            raise HeadscopeError(f"meaning: {data.get('meaning')!r} is none of {', '.join(MEANINGS)}.")
-        if data.get("phase") not in PHASES:
-            raise HeadscopeError(f"phase: {data.get('phase')!r} is none of {', '.join(PHASES)}.")
-        return cls(tuple(parse_head(name) for name in data.get("heads", [])), data["meaning"], data["phase"])
+        for field, allowed in (("meaning", MEANINGS), ("phase", tuple(PHASES))):
+            if data.get(field) not in allowed:
+                raise HeadscopeError(f"{field}: {data.get(field)!r} is none of {', '.join(allowed)}.")
+        names = data.get("heads")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise HeadscopeError(f"heads: {names!r} is no list of names such as L17H4.")
+        try:
+            heads = tuple(parse_head(name) for name in names)
+        except HeadscopeError as error:
+            raise HeadscopeError(f"heads: {error}") from None
+        return cls(heads, data["meaning"], data["phase"])
 
 
 def compile_plan(

@@ -28,6 +28,7 @@ from probes.subject import Subject
 
 ASK = "\n\nBased on the text above, answer the question in one sentence. Question: "
 BEFORE = "Read the following text.\n\n"
+FIELDS = ("question", "needle", "answer", "haystack")
 PASS_RECALL = 0.5  # Wu et al. count a case whose ROUGE-1 recall of the answer is above one half
 # A full stop, question or exclamation mark, perhaps a closing quote, then white space.
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s)")
@@ -55,7 +56,7 @@ class Case:
 
     @property
     def id(self) -> str:
-        return f"{self.triple.key}-l{self.length}-d{self.depth:.3f}"
+        return f"{self.triple.key}-l{self.length}-d{self.depth:g}"
 
 
 def triples(role: Literal["detect", "judge"]) -> list[Triple]:
@@ -71,25 +72,33 @@ def load_triples(path: Path) -> list[Triple]:
         raise HeadscopeError(f"The cases in {path} can't be read: {error.strerror}.") from error
     except ValueError as error:
         raise HeadscopeError(f"{path} is not JSONL: every line must be one JSON object ({error}).") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise HeadscopeError(f"{path} is not JSONL of cases: every line must be one JSON object.")
     return _read_triples([{"key": f"case{i + 1}", **row} for i, row in enumerate(rows)], str(path))
 
 
 def _read_triples(rows: Iterable[dict[str, str]], where: str) -> list[Triple]:
     found = []
     for row in rows:
-        missing = [name for name in ("question", "needle", "answer", "haystack") if not str(row.get(name, "")).strip()]
+        missing = [name for name in FIELDS if not isinstance(row.get(name), str) or not row[name].strip()]
         if missing:
-            raise HeadscopeError(f"A case in {where} lacks {' and '.join(missing)}.")
-        if row["answer"].lower() not in row["needle"].lower():
+            raise HeadscopeError(f"A case in {where} lacks {' and '.join(missing)}, which must be a text.")
+        if answer_place(row["needle"], row["answer"]) is None:
             raise HeadscopeError(
                 f"The answer {row['answer']!r} in {where} is not part of its needle: copy it from there."
             )
-        found.append(Triple(**{name: row[name] for name in ("key", "question", "needle", "answer", "haystack")}))
+        found.append(Triple(str(row["key"]), *(row[name] for name in FIELDS)))
     if not found:
         raise HeadscopeError(f"{where} holds no cases.")
     if len({triple.key for triple in found}) < len(found):
         raise HeadscopeError(f"Two cases in {where} have the same key.")
     return found
+
+
+def answer_place(needle: str, answer: str) -> tuple[int, int] | None:
+    """Where the needle says the answer, upper and lower case alike; None where it doesn't."""
+    found = re.search(re.escape(answer), needle, re.IGNORECASE)
+    return found.span() if found else None
 
 
 def spread(low: int, high: int, count: int) -> list[int]:
@@ -107,8 +116,8 @@ def grid(chosen: Sequence[Triple], lengths: Sequence[int], depths: Sequence[floa
             raise HeadscopeError(f"The depth {depth} is outside 0 (the needle first) to 1 (the needle last).")
     cases = []
     for triple in chosen:
-        for length in lengths:
-            for depth in depths:
+        for length in dict.fromkeys(lengths):
+            for depth in dict.fromkeys(depths):
                 # By name, so that a case stays the same case in a larger grid.
                 draw = random.Random(f"{seed}/{triple.key}/{length}/{depth:.6f}").random()
                 cases.append(Case(triple, int(length), float(depth), draw))
@@ -118,12 +127,15 @@ def grid(chosen: Sequence[Triple], lengths: Sequence[int], depths: Sequence[floa
 @cache
 def haystack(name: str) -> str:
     """The text of a haystack that ships, or of a user's file. Raises HeadscopeError where it is absent or empty."""
-    shipped = files("data").joinpath("haystacks", f"{name}.txt.xz")
-    if "/" not in name and shipped.is_file():
-        return lzma.decompress(shipped.read_bytes()).decode()
+    if name in haystack_names():
+        return lzma.decompress(files("data").joinpath("haystacks", f"{name}.txt.xz").read_bytes()).decode()
     path = Path(name).expanduser()
-    if not path.is_file():
-        raise HeadscopeError(f"There is no haystack {name!r}: use {', '.join(haystack_names())} or a text file.")
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # a whole text where a name belongs
+        there = False
+    if not there:
+        raise HeadscopeError(f"There is no haystack {name[:80]!r}: use {', '.join(haystack_names())} or a text file.")
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -162,7 +174,9 @@ def build(subject: Subject, case: Case) -> Prompt:
 
 def check_needle(prompt: Prompt, triple: Triple) -> None:
     """Raises HeadscopeError where the prompt does not hold the whole needle."""
-    held = "".join(prompt.text[slice(*prompt.offsets[i])] for i in prompt.spans["needle"])
+    # From the first token to the last: a character of several tokens is covered by each of them.
+    first, last = min(prompt.spans["needle"]), max(prompt.spans["needle"])
+    held = prompt.text[prompt.offsets[first][0] : prompt.offsets[last][1]]
     if triple.needle not in held:
         raise HeadscopeError(
             f"The needle {triple.key!r} was truncated: the prompt's {len(prompt)} tokens hold only {held!r}."
@@ -175,8 +189,12 @@ def _context(subject: Subject, name: str, start: float, room: int) -> str:
     ends = [0, *(match.end() for match in _SENTENCE_END.finditer(text))]
     begin = ends[int(start * (len(ends) - 1))]
     looped = (text[begin:] + "\n\n" + text[:begin]).lstrip()
-    piece = looped[: room * 8]  # a token of prose rarely covers eight characters
-    offsets = subject.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    offsets: list[tuple[int, int]] = []
+    size = room * 8  # a token of prose rarely covers eight characters
+    while len(offsets) < room and (not offsets or size < 2 * len(looped)):
+        piece = looped[:size]
+        offsets = subject.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        size *= 2
     if len(offsets) < room:
         raise HeadscopeError(
             f"The haystack {name} is too short: it has {len(offsets)} tokens and the case needs {room}."
@@ -192,19 +210,17 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _assemble(subject: Subject, triple: Triple, context: str, depth: float) -> Prompt:
-    place = _sentence_end(context, depth)
-    before, after = context[:place].rstrip(), context[place:].lstrip()
-    at = triple.needle.lower().index(triple.answer.lower())
-    lead, answer, rest = (
-        triple.needle[:at],
-        triple.needle[at : at + len(triple.answer)],
-        triple.needle[at + len(triple.answer) :],
-    )
+    cut = _sentence_end(context, depth)
+    before, after = context[:cut].rstrip(), context[cut:].lstrip()
+    place = answer_place(triple.needle, triple.answer)
+    if place is None:
+        raise HeadscopeError(f"The answer {triple.answer!r} is not part of its needle: copy it from there.")
+    start, stop = place
     parts = [
         Part(BEFORE + before + (" " if before else "")),
-        Part(lead, "needle"),
-        Part(answer, "answer"),
-        Part(rest, "needle-end"),
+        Part(triple.needle[:start], "needle"),
+        Part(triple.needle[start:stop], "answer"),
+        Part(triple.needle[stop:], "needle-end"),
         Part((" " if after else "") + after + ASK),
         Part(triple.question, "question"),
     ]

@@ -18,11 +18,12 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +36,7 @@ from probes.errors import HeadscopeError
 
 FORMAT = 1
 RUNS = Path("runs")
+NEEDED = ("command", "request_hash", "state", "seconds")
 RECORDED = ("headscope", "torch", "transformers", "numpy", "pandas", "pyarrow", "scipy", "safetensors", "gguf")
 
 
@@ -63,6 +65,11 @@ class Run:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         if not isinstance(found, int):
             raise HeadscopeError(f"{self.path} is not a headscope run: its manifest names no format.")
+        if found <= FORMAT and (missing := [name for name in NEEDED if name not in manifest]):
+            raise HeadscopeError(
+                f"The run {self.path} is half written (its manifest lacks {', '.join(missing)}): delete the folder and "
+                "run again."
+            )
         if found > FORMAT:
             raise HeadscopeError(
                 f"The run {self.path} is of format {found} and this headscope reads up to {FORMAT}: upgrade headscope."
@@ -127,8 +134,11 @@ def find_run(name: str, folder: Path = RUNS, *, command: str | None = None) -> R
         return runs[0]
     if (path := Path(name)).is_dir() and (path.is_absolute() or "/" in name or (path / "manifest.json").exists()):
         run = Run(path)
+    elif (folder / name).is_dir():
+        run = Run(folder / name)
     else:
-        matches = [path for path in folder.glob(f"{name}*") if path.is_dir()]
+        inside = folder.iterdir() if folder.is_dir() else ()
+        matches = [path for path in inside if path.is_dir() and path.name.startswith(name)]
         if len(matches) != 1:
             what = "no run" if not matches else f"{len(matches)} runs"
             raise HeadscopeError(f"There is {what} named {name} in {folder}: headscope runs lists them.")
@@ -220,7 +230,8 @@ class OpenRun:
         except (OSError, HeadscopeError):
             pass  # a full disk must not hide the error that is on its way out
         finally:
-            self._lock.close()
+            with suppress(OSError):  # closing writes what a full disk did not take
+                self._lock.close()
 
     def _seconds(self) -> float:
         manifest = self.run.manifest
@@ -286,7 +297,11 @@ def request_hash(command: str, request: Mapping[str, Any]) -> str:
 
 
 def command_line() -> str:
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command as one would type it."""
+    script = Path(sys.argv[0])
+    if script.suffix == ".py" and script.parent.name == "analysis":
+        return shlex.join(["python", "-m", f"analysis.{script.stem}", *sys.argv[1:]])
+    return shlex.join([script.name, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:

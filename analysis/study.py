@@ -99,7 +99,7 @@ def work_through(
     ]
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
         task = progress.add_task(title, total=len(cases), completed=len(cases) - len(left))
-        peak = 0
+        peak = peak_bytes(subject.device)
         for record, held in _results(left, subject, choice, examine, workers):
             run.add_case(record)
             progress.advance(task)

@@ -33,7 +33,7 @@ def paired_difference(
     """
     gap = first - second
     value = float(gap.mean())
-    if np.ptp(gap) > 0:
+    if np.ptp(gap) > 1e-9:  # equal but for rounding is equal
         low, high = bootstrap_means(gap[:, None], seed=seed)
         return value, float(low[0]), float(high[0])
     a, b = float(first.mean()), float(second.mean())

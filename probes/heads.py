@@ -36,13 +36,20 @@ def parse_head(name: str) -> Head:
 
 
 def parse_heads(names: str) -> list[Head]:
-    """A comma-separated list of head names."""
-    return [parse_head(name) for name in names.split(",") if name.strip()]
+    """A comma-separated list of head names, each head once. Raises HeadscopeError where it names none."""
+    found = list(dict.fromkeys(parse_head(name) for name in names.split(",") if name.strip()))
+    if not found:
+        raise HeadscopeError(f"{names!r} names no head: write L17H4,L20H1.")
+    return found
 
 
 def check_heads(heads: Iterable[Head], layers: int, heads_per_layer: int) -> None:
     """Raises HeadscopeError for a head that the model does not have."""
     for head in heads:
+        if head.stack:
+            raise HeadscopeError(
+                f"{head} is a head of a tower beside the decoder, and only decoder heads can be changed."
+            )
         if head.layer >= layers or head.head >= heads_per_layer:
             raise HeadscopeError(
                 f"{head} does not exist: this model has layers 0 to {layers - 1} and heads 0 to {heads_per_layer - 1}."

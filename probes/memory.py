@@ -1,6 +1,7 @@
 """How much memory work will take, and how much there is: said before the work starts."""
 
 import os
+import re
 import resource
 import sys
 from collections.abc import Iterable
@@ -62,6 +63,9 @@ def peak_bytes(device: torch.device) -> int:
     """The most memory this process has held: on the GPU for a GPU, resident for a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(found[1]) * 1024  # on Linux ru_maxrss begins at the size of the process that started this one
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -100,6 +100,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("HEADSCOPE_CACHE") or f"{base}/headscope").expanduser()
 
 
+def make_cache_folder() -> Path:
+    """Raises HeadscopeError where it can't be made."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HeadscopeError(
+            f"The cache {folder} can't be made ({error.strerror}): point HEADSCOPE_CACHE to a folder that can."
+        ) from error
+    return folder
+
+
 def file_sha256(path: Path) -> str:
     """The hash of a file, computed once for as long as the file stays as it is."""
     found = path.stat()
@@ -163,7 +175,7 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     check_fits(gguf.stat().st_size * 12, torch.device("cpu"), f"Dequantising {gguf.name}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_cache_folder()
     need = gguf.stat().st_size * 7
     if shutil.disk_usage(folder.parent).free < need:
         raise HeadscopeError(
