@@ -145,7 +145,7 @@ def test_continuations_decoded_side_by_side_are_those_decoded_one_by_one(smollm:
             alone = greedy(smollm, copy.deepcopy(cache), int(prompt.ids[-1]), 12)
         said = smollm.tokenizer.decode(alone, skip_special_tokens=True).strip()
         assert together["conditions"][test.name]["response"] == said
-    assert together["baseline"]["correct"]
+    assert any(told["response"] != together["baseline"]["response"] for told in together["conditions"].values())
 
 
 def test_a_users_own_case_and_text_are_taken(tmp_path: Path) -> None:
