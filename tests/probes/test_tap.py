@@ -284,7 +284,7 @@ def test_mean_queries_are_the_mean_of_the_projections_output(tiny: Build, some_t
 
 @pytest.mark.model
 def test_the_default_models_statistics_equal_those_of_its_own_maps(smollm: Subject, own_attention: Any) -> None:
-    words = "The lighthouse keeper counted seventeen ships before the fog came in, and wrote each name down. " * 15
+    words = "The lighthouse keeper counted seventeen ships before the fog came in, and wrote each name down. " * 20
     ids = smollm.tokenizer(words, return_tensors="pt")["input_ids"][:, :300]
     span = list(range(40, 60))
     plain = steps(smollm.model, ids, 298)
@@ -292,21 +292,18 @@ def test_the_default_models_statistics_equal_those_of_its_own_maps(smollm: Subje
         assert torch.equal(steps(smollm.model, ids, 298), plain)
     reader = tap.readers[0]
     assert isinstance(reader, StatisticsReader)
-    queries = Positions()
-    with Tap(smollm, readers=[queries]):
-        steps(smollm.model, ids, 298)
-    for place, call in enumerate(queries.calls):
-        forward, layer = divmod(place, 30)
-        n, m = call.q.shape[2], call.k.shape[2]
-        logits = call.scale * call.q.double() @ call.k.double().repeat_interleave(3, 1).transpose(-1, -2)
-        p = logits.masked_fill(~torch.ones(n, m).tril(m - n).bool(), float("-inf")).softmax(-1)
-        expected = numbers_of(p, span, past=0 if forward == 0 else 297 + forward)
-        del expected["top_key"]
-        expected["received"] = p.sum(-2) / torch.ones(n, m).tril(m - n).sum(-2).clamp_min(1)
-        assert_same_statistics(reader.found["", layer][forward], expected, f"layer {layer}, forward {forward}")
     with own_attention(smollm) as model:
-        maps = model(input_ids=ids[:, :298], output_attentions=True).attentions
-    for layer, p in enumerate(maps):
-        # From layer 1 on the two forwards differ by SDPA's own rounding, so the map is compared where it is used.
-        close = reader.found["", layer][0]["mass:span"] - p[..., span].sum(-1)
-        assert close.abs().max() <= (1e-5 if layer == 0 else 1e-3)
+        cache = DynamicCache(config=model.config)
+        parts = ids.split([298, 1, 1], dim=1)
+        maps = [model(input_ids=part, past_key_values=cache, output_attentions=True).attentions for part in parts]
+    for forward, layers in enumerate(maps):
+        for layer, p in enumerate(layers):
+            n, m = p.shape[-2:]
+            expected = numbers_of(p, span, past=m - n)
+            found = reader.found["", layer][forward]
+            # Eager attention and SDPA round apart, so the strongest keys are compared by their weights.
+            at_top = p.gather(-1, found["top_key"][..., None])[..., 0]
+            assert (p.amax(-1) - at_top).max() <= 1e-5
+            del expected["top_key"]
+            expected["received"] = p.double().sum(-2) / torch.ones(n, m).tril(m - n).sum(-2).clamp_min(1)
+            assert_same_statistics(found, expected, f"layer {layer}, forward {forward}, against eager")
