@@ -165,7 +165,7 @@ def summarise(records: Sequence[Mapping[str, Any]], tests: Sequence[Condition], 
     return {
         "n_cases": len(records),
         "confidence": CONFIDENCE,
-        "correction": "each interval holds alone; they are not corrected for the number of rows",
+        "correction": "intervals are over cases, for each row alone: not over needles or control sets, not corrected",
         "baseline": _accuracy(np.array([float(record["correct"]) for record in flat])),
         "curve": curve,
         "by_cell": by_cell(flat, "correct"),

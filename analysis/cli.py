@@ -105,12 +105,18 @@ def ablate(
     heads_from: Annotated[
         str, typer.Option(help='The retrieval run that ranks the heads; "last" is the newest.')
     ] = "last",
-    heads: Annotated[str | None, typer.Option(help="Silence exactly these instead, such as L17H4,L20H1.")] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            help="Silence exactly these, such as L17H4,L20H1. With --heads-from RUN, the other retrieval heads of that "
+            "run are kept out of the controls."
+        ),
+    ] = None,
     top: Annotated[str, typer.Option(help="How many of the strongest heads, such as 5,10,20.")] = "5,10,20",
     controls: Annotated[int, typer.Option(min=1, help="Random sets of heads per K.")] = 5,
-    meaning: Annotated[str, typer.Option(help="query_zero, query_mean, output_zero, comma-separated.")] = (
-        "query_zero,query_mean,output_zero"
-    ),
+    meaning: Annotated[
+        str | None, typer.Option(help="query_zero, query_mean, output_zero, comma-separated; by default all of them.")
+    ] = None,
     phase: Annotated[str, typer.Option(help="decode (as the paper), prefill, both, comma-separated.")] = "decode",
     model: Annotated[str | None, typer.Option(help="By default the model of the retrieval run.")] = None,
     grid: GridName = "quick",
@@ -188,18 +194,20 @@ def runs(
     if name is not None:
         run = find_run(name, out)
         if as_json:
-            print(json.dumps({"manifest": run.manifest, "summary": run.summary()}, indent=1))
+            commands.print_json(run)
         else:
             commands.show(run)
         return
     found, problems = list_runs(out)
     if as_json:
         print(json.dumps([run.manifest for run in found], indent=1))
+        for problem in problems:
+            print(problem, file=sys.stderr)
         return
     table = Table("run", "command", "model", "state", "cases", "seconds")
     for run in found:
         facts = run.manifest
-        cases = f"{len(run.cases())}/{facts.get('total_cases', '?')}"
+        cases = f"{run.case_count()}/{facts.get('total_cases', '?')}"
         model = facts.get("model", {}).get("name", "?")
         table.add_row(run.id, facts["command"], model, facts["state"], cases, f"{facts['seconds']:.0f}")
     console.print(table if found else f"No runs in {out} yet: start with headscope demo.")
@@ -211,14 +219,19 @@ def runs(
 def ui(
     out: Out = Path("runs"),
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 8501,
+    address: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "localhost",
     browser: Annotated[bool, typer.Option(help="Open the browser.")] = True,
 ) -> None:
-    """Serve the dashboard at http://localhost:8501 until Ctrl-C."""
+    """Serve the dashboard, at http://localhost:8501 unless told otherwise, until Ctrl-C."""
     front = Path(__file__).resolve().parent.parent / "app.py"
     command = [sys.executable, "-m", "streamlit", "run", str(front), "--server.port", str(port)]
+    command += ["--server.address", address]
     command += ["--server.headless", str(not browser).lower(), "--browser.gatherUsageStats", "false"]
     environment = {**os.environ, "HEADSCOPE_RUNS": str(out.resolve())}
-    raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
+    try:
+        raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None  # the way it is meant to end
 
 
 @app.command()
@@ -232,9 +245,12 @@ def doctor(as_json: Json = False) -> None:
         return
     table = Table("", "what", "found", "what to do")
     for finding in findings:
-        mark = "[green]ok[/]" if finding["ok"] else "[yellow]--[/]"
+        missing = "[red]missing[/]" if finding["needed"] else "[yellow]--[/]"
+        mark = "[green]ok[/]" if finding["ok"] else missing
         table.add_row(mark, finding["what"], finding["found"], finding["advice"])
     console.print(table)
+    if any(finding["needed"] and not finding["ok"] for finding in findings):
+        raise typer.Exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -250,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SystemExit as ended:
         if ended.code != INTERRUPTED:  # what typer makes of Ctrl-C
             raise
-        _stop("stopped; finished cases are kept, go on with --resume last.", code=INTERRUPTED)
+        _stop("stopped; finished cases are kept: go on with --resume last (the demo does by itself).", code=INTERRUPTED)
     except Exception as error:
         message = next(iter(str(error).splitlines()), "")
         if isinstance(error, MemoryError | BrokenProcessPool) or re.search(NO_MEMORY, str(error)):

@@ -14,10 +14,12 @@ from rich.table import Table
 
 from analysis import ablation as ablating
 from analysis import retrieval as retrieving
-from analysis.interventions import MEANINGS, PHASES
+from analysis.interventions import MEANINGS, PHASES, Meaning
 from analysis.needles import Case, Triple, build, grid, haystack, load_triples, spread, triples
 from analysis.runs import OpenRun, Run, find_run, write_json, writing
 from analysis.study import GRIDS, ModelChoice, work_through
+from analysis.uncertainty import interval
+from probes.anatomy import Anatomy
 from probes.capture import mean_queries
 from probes.errors import HeadscopeError
 from probes.generation import check_length
@@ -26,7 +28,7 @@ from probes.memory import check_fits, forward_bytes
 from probes.sources import DEFAULT_MODEL
 from probes.subject import Subject
 
-CALIBRATION_PROMPTS = 3
+CALIBRATION_TOKENS = 512  # least length of the prompts whose mean query stands in for a head's own
 WORDS = {"decode": "decoding", "prefill": "prefill", "both": "prefill and decoding"}
 console = Console()
 
@@ -50,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Handling:
-    """How the work is done: nothing here changes the results."""
+    """How the work is done: nothing here changes the results, but for the rounding of several workers."""
 
     out: Path
     resume: str | None
@@ -100,44 +102,41 @@ def ablate(
     heads: str | None,
     top: str,
     controls: int,
-    meanings: str,
+    meanings: str | None,
     phases: str,
 ) -> Run | None:
     """Silence heads and judge; returns the finished run, or None for a dry run."""
-    chosen_meanings = _among(meanings, MEANINGS, "--meaning")
+    chosen_meanings = _among(meanings or ",".join(MEANINGS), MEANINGS, "--meaning")
     chosen_phases = _among(phases, tuple(PHASES), "--phase")
+    named = parse_heads(heads) if heads is not None else []
     source: Run | None = None
-    if heads is None:
+    if not named or heads_from != "last":
         source = find_run(heads_from, handling.out, command="retrieval")
         if source.manifest["command"] != "retrieval":
             raise HeadscopeError(f"{source.id} is not a retrieval run: --heads-from takes one that ranked the heads.")
         model = source.manifest["model"]
         request = replace(request, model=request.model or model["name"], dtype=request.dtype or model["dtype"])
     work = _prepare(request)
-    every = work.subject.anatomy.heads()
+    anatomy = work.subject.anatomy
+    check_heads(named, anatomy.layers, anatomy.query_heads)
+    ranked, protected = anatomy.heads(), frozenset[Head]()
     if source is not None:
-        frame = source.heads()
-        ranked = retrieving.rank_heads(frame)
-        if sorted(ranked) != every:
-            raise HeadscopeError(f"The run {source.id} ranked the heads of another model than {work.subject.name}.")
-        scores = frame[(frame["metric"] == "retrieval_score") & (frame["value"] >= retrieving.RETRIEVAL_THRESHOLD)]
-        protected = frozenset(Head(int(a), int(b)) for a, b in scores[["layer", "head"]].to_numpy())
-        ks = _whole_numbers(top, "--top")
-    else:
-        named = parse_heads(heads or "")
-        check_heads(named, work.subject.anatomy.layers, work.subject.anatomy.query_heads)
-        ranked = [*named, *(head for head in every if head not in named)]
-        protected, ks = frozenset(named), [len(named)]
+        ranked, protected = _ranking(source, work)
+    ks = [len(named)] if named else _whole_numbers(top, "--top")
+    ranked = [*named, *(head for head in ranked if head not in named)]
+    chosen_meanings = _possible(chosen_meanings, anatomy, asked=meanings is not None)
     tests = ablating.conditions(
         ranked, protected, ks=ks, seeds=controls, meanings=chosen_meanings, phases=chosen_phases, seed=request.seed
     )
     if not _fits(work, handling, branches=1 + len(tests)):
         return None
-    facts = {**work.facts, "heads_from": source.id if source else heads, "top": ks, "controls": controls,
-             "meanings": chosen_meanings, "phases": chosen_phases}  # fmt: skip
+    facts = {**work.facts, "heads_from": source.id if source else None, "heads": [str(head) for head in named],
+             "top": ks, "controls": controls, "meanings": chosen_meanings, "phases": chosen_phases}  # fmt: skip
     means = None
     if "query_mean" in chosen_meanings:
-        calibration = grid(triples("detect"), [work.cases[0].length], [0.5], seed=request.seed)[:CALIBRATION_PROMPTS]
+        length = max(CALIBRATION_TOKENS, work.cases[0].length)
+        calibration = grid(triples("detect"), [length], [0.5], seed=request.seed)
+        facts["calibration"] = [case.id for case in calibration]
         means = mean_queries(work.subject, [build(work.subject, case) for case in calibration])
     examine = partial(ablating.examine, tests=tests, means=means, new_tokens=work.new_tokens)
     with OpenRun.start(handling.out, "ablation", facts, resume=handling.resume) as run:
@@ -149,7 +148,7 @@ def ablate(
             )  # fmt: skip
             summary = {
                 **ablating.summarise(worked.records, tests, seed=request.seed),
-                "heads_from": facts["heads_from"],
+                "heads_from": facts["heads_from"] or "heads named by hand",
                 "ranked": [str(head) for head in ranked[: max(ks)]],
                 "protected": [str(head) for head in sorted(protected)],
                 "sets": {test.name: [str(head) for head in test.ablation.heads] for test in tests},
@@ -157,6 +156,41 @@ def ablate(
             run.finish(heads=None, summary=summary, **worked.cost)
     _report(run.run, handling)
     return run.run
+
+
+def _ranking(source: Run, work: _Work) -> tuple[list[Head], frozenset[Head]]:
+    """The heads of a retrieval run, strongest first, and those at or above the threshold.
+
+    Raises HeadscopeError where it ranked nothing, or another model's heads, or by the very cases that are to judge.
+    """
+    frame = source.heads()
+    if frame.empty:
+        raise HeadscopeError(f"In the run {source.id} no case was answered, so it ranks no head: try shorter lengths.")
+    ranked = retrieving.rank_heads(frame)
+    if sorted(ranked) != work.subject.anatomy.heads() or source.manifest["model"].get("sha256") != work.subject.sha256:
+        raise HeadscopeError(f"The run {source.id} ranked the heads of another model than {work.subject.name}.")
+    seen = {(case["question"], case["answer"]) for case in source.cases()}
+    if both := [case.triple.key for case in work.cases if (case.triple.question, case.triple.answer) in seen]:
+        raise HeadscopeError(
+            f"The case {both[0]} also chose the heads in the run {source.id}: judge them on other --cases."
+        )
+    scores = frame[(frame["metric"] == "retrieval_score") & (frame["value"] >= retrieving.RETRIEVAL_THRESHOLD)]
+    return ranked, frozenset(Head(int(a), int(b)) for a, b in scores[["layer", "head"]].to_numpy())
+
+
+def _possible(meanings: list[Meaning], anatomy: Anatomy, *, asked: bool) -> list[Meaning]:
+    """The meanings without query_mean where nobody asked for it by name and the model's queries can't be replaced."""
+    if "query_mean" not in meanings:
+        return meanings
+    try:
+        for layer in anatomy.decoder:
+            layer.query_projection()
+    except HeadscopeError as error:
+        if asked:
+            raise
+        Console(stderr=True).print(f"query_mean is left out: {error}")
+        return [meaning for meaning in meanings if meaning != "query_mean"]
+    return meanings
 
 
 def show(run: Run) -> None:
@@ -168,7 +202,7 @@ def show(run: Run) -> None:
     summary, model = run.summary(), manifest["model"]
     console.print(
         f"\n[bold]{manifest['command']}[/] of {model['name']} ({model['dtype']}, {model['device']}), "
-        f"{summary['n_cases']} cases, 95 % intervals"
+        f"{summary['n_cases']} cases, 95 % intervals over cases"
     )
     if manifest["command"] == "retrieval":
         _show_retrieval(summary)
@@ -184,6 +218,7 @@ def _show_retrieval(summary: dict[str, Any]) -> None:
     if not summary["top"]:
         console.print("No case was answered, so no head has a score: try shorter lengths or look at the responses.")
         return
+    console.print(f"Scores are means over the {summary['n_passed']} answered cases.")
     table = Table("head", "retrieval score", "interval", "active in", "LOCOS")
     for row in summary["top"]:
         interval = f"{row['low']:.2f} to {row['high']:.2f}"
@@ -218,14 +253,20 @@ def _show_ablation(summary: dict[str, Any]) -> None:
 
 
 def _interval(estimate: dict[str, Any]) -> str:
-    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]".replace("[", r"\[")
+    return interval(estimate).replace("[", r"\[")
 
 
 def _report(run: Run, handling: Handling) -> None:
     if handling.as_json:
-        print(json.dumps({"run": str(run.path), "summary": run.summary()}, indent=1))
+        print_json(run)
     else:
         show(run)
+
+
+def print_json(run: Run) -> None:
+    """The run's summary for machines; null for a run that has not ended."""
+    summary = run.summary() if run.finished else None
+    print(json.dumps({"run": str(run.path), "state": run.manifest["state"], "summary": summary}, indent=1))
 
 
 def _prepare(request: Request) -> _Work:
@@ -280,6 +321,8 @@ def _fits(work: _Work, handling: Handling, *, branches: int) -> bool:
     longest = max(case.length for case in work.cases)
     dtype = next(work.subject.model.parameters()).dtype
     needed = forward_bytes(work.subject.anatomy, longest, dtype=dtype, branches=branches, steps=work.new_tokens)
+    if handling.workers > 1:  # each worker loads the model again
+        needed += sum(weight.numel() * weight.element_size() for weight in work.subject.model.parameters())
     check_fits(needed * handling.workers, work.subject.device, f"{len(work.cases)} cases of up to {longest} tokens")
     if handling.dry_run and handling.as_json:
         print(json.dumps({"cases": len(work.cases), "longest": longest, "answers": branches,

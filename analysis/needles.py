@@ -31,7 +31,8 @@ BEFORE = "Read the following text.\n\n"
 FIELDS = ("question", "needle", "answer", "haystack")
 PASS_RECALL = 0.5  # Wu et al. count a case whose ROUGE-1 recall of the answer is above one half
 # A full stop, question or exclamation mark, perhaps a closing quote, then white space.
-_SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s)")
+_SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s)|[。！？]")
+_ANY_END = re.compile(r"\s")  # for a text without sentences, such as a list
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def check_needle(prompt: Prompt, triple: Triple) -> None:
 def _context(subject: Subject, name: str, start: float, room: int) -> str:
     """About `room` tokens of a haystack, from a sentence start on; it wraps around at the end of the text."""
     text = haystack(name)
-    ends = [0, *(match.end() for match in _SENTENCE_END.finditer(text))]
+    ends = [0, *_ends(text)]
     begin = ends[int(start * (len(ends) - 1))]
     looped = (text[begin:] + "\n\n" + text[:begin]).lstrip()
     offsets: list[tuple[int, int]] = []
@@ -205,7 +206,7 @@ def _context(subject: Subject, name: str, start: float, room: int) -> str:
 def _cut(text: str, limit: int) -> str:
     """The text up to `limit`, back to the last sentence end, or to the last white space where there is none."""
     text = text[:limit]
-    ends = [match.end() for match in _SENTENCE_END.finditer(text + " ")]
+    ends = [end for end in _ends(text + " ") if end <= limit]
     return text[: ends[-1]] if ends and ends[-1] > limit // 2 else text[: text.rfind(" ")]
 
 
@@ -230,9 +231,14 @@ def _assemble(subject: Subject, triple: Triple, context: str, depth: float) -> P
     return Prompt(prompt.ids, prompt.text, prompt.offsets, {**spans, "needle": tuple(sorted(needle))})
 
 
+def _ends(text: str) -> list[int]:
+    found = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return found or [match.end() for match in _ANY_END.finditer(text)]
+
+
 def _sentence_end(text: str, depth: float) -> int:
     """The sentence end nearest before `depth` of the text; the ends of the text count as such."""
-    ends = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+    ends = [0, *_ends(text), len(text)]
     if depth >= 1:
         return len(text)
     return max(end for end in ends if end <= depth * len(text))

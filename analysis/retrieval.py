@@ -5,6 +5,8 @@
 Wu et al., "Retrieval Head Mechanistically Explains Long-Context Factuality", 2024, section 2. While the model answers,
 a head copies a token when the key it looks at hardest lies in the needle and holds the very token that is generated.
 Retrieval score: |tokens it copied, as a set, that are in the needle k| / |k|, the mean over cases that were answered.
+k is the clause of the inserted sentence that answers the question, as in the authors' code: the rest of the sentence
+stands in the question too.
 Beside it, LOCOS (Gema et al., 2026), which weighs what the head writes instead of what it copies.
 """
 
@@ -59,7 +61,7 @@ def retrieval_score(
     *,
     counting: Literal["paper", "released"] = "paper",
 ) -> float:
-    """Share of the needle's tokens that a head copied. Wu et al. section 2; in [0, 1] as the paper counts.
+    """Share of the tokens at the positions `needle` that a head copied. Wu et al. section 2; in [0, 1] by the paper.
 
     "paper": sets of tokens. "released": the authors' code adds 1 / length of the needle for every copy, repeats
     included, and can exceed 1.
@@ -95,15 +97,15 @@ def locos(
     output: Tensor,
     generated: Sequence[int],
     steps: Sequence[int],
-    needle_keys: int,
-    prompt_keys: int,
+    visible: Tensor,
 ) -> NDArray[np.float64]:
     """Write-aware retrieval score of every head, (layer, head), in logits. Gema et al., arXiv 2607.01002.
 
     phi_j = A_j (W_U[y] . W_O v_j); score = mean over answer steps of (sum over needle keys
     - |needle| / |other keys| * sum over other keys). Linear in A_j v_j, so the head's whole output and the needle's
     part of it (step, layer, head, d) are enough. W_U[y] is the plain row of the generated token, no norm folded in.
-    0 without answer steps.
+    visible (step, layer, 2): keys of the needle and keys at all that the query may see; a key that a window has left
+    behind does not count. 0 without answer steps.
     """
     layers = subject.anatomy.decoder
     score = np.zeros((len(layers), subject.anatomy.query_heads))
@@ -111,12 +113,13 @@ def locos(
         return score
     wanted = torch.tensor(list(steps))
     directions = subject.model.get_output_embeddings().weight[torch.tensor(generated)[wanted]].float()
-    share = needle_keys / (prompt_keys + wanted - needle_keys)
+    inside_keys, keys = visible[wanted].double().unbind(-1)
+    share = (inside_keys / (keys - inside_keys).clamp_min(1)).to(output.dtype)
     for i, layer in enumerate(layers):
         reads = (layer.output_weight().float() @ directions.T).permute(2, 0, 1).cpu()
         inside = (needle_output[wanted, i] * reads).sum(-1)
         outside = (output[wanted, i] * reads).sum(-1) - inside
-        score[i] = (inside - share[:, None] * outside).double().mean(0).numpy()
+        score[i] = (inside - share[:, i, None] * outside).double().mean(0).numpy()
     return score
 
 
@@ -135,7 +138,7 @@ def examine(subject: Subject, case: Case, *, new_tokens: int) -> dict[str, Any]:
     recall = answer_recall(response, case.triple.answer)
     copies = copied_tokens(reader.top_positions().numpy(), ids, generated, answer)
     steps = answer_steps(subject, generated, case.triple.answer)
-    written = locos(subject, *reader.outputs(), generated, steps, len(needle), len(prompt))
+    written = locos(subject, *reader.outputs(), generated, steps, reader.visible())
     mass = reader.needle_mass()[steps or slice(None)].double().mean(0)
     return {
         **case_record(subject, case, len(prompt), needle),
@@ -204,9 +207,11 @@ def head_frame(table: Mapping[str, NDArray[np.float64]], *, seed: int) -> pd.Dat
 
 
 def rank_heads(frame: pd.DataFrame, metric: str = "retrieval_score") -> list[Head]:
-    """Heads by a metric, strongest first; ties by layer and head."""
-    chosen = frame[frame["metric"] == metric].sort_values(["value", "layer", "head"], ascending=[False, True, True])
-    return [Head(int(layer), int(head)) for layer, head in chosen[["layer", "head"]].to_numpy()]
+    """Heads by a metric, strongest first; heads that tie, such as those that copy nothing, by mass on the needle."""
+    values = frame.pivot(index=["layer", "head"], columns="metric", values="value").reset_index()
+    order = [metric, "needle_mass", "layer", "head"]
+    ranked = values.sort_values(order, ascending=[False, False, True, True])
+    return [Head(int(layer), int(head)) for layer, head in ranked[["layer", "head"]].to_numpy()]
 
 
 def summarise(
@@ -220,7 +225,7 @@ def summarise(
         "n_passed": passed,
         "accuracy": {"value": passed / len(records), "low": low, "high": high, "n": len(records)},
         "confidence": CONFIDENCE,
-        "correction": "intervals hold for each head alone; they are not corrected for the number of heads",
+        "correction": "intervals are over cases, for each head alone: not over needles, not corrected for many heads",
         "threshold": RETRIEVAL_THRESHOLD,
         "failures": [record["case"] for record in records if not record["passed"]],
         "by_cell": by_cell(records, "passed"),
@@ -244,6 +249,7 @@ def summarise(
             "locos": _at(by_metric["locos"], head, "value"),
         }
         for head in ranked[:TOP]
+        if scores[head.layer, head.head] > 0
     ]
     summary["stability"] = stability(table["retrieval_score"])
     summary["locos_top"] = [str(head) for head in rank_heads(frame, "locos")[:TOP]]
@@ -252,12 +258,13 @@ def summarise(
 
 
 def stability(scores: NDArray[np.float64], k: int = TOP) -> dict[str, Any] | None:
-    """How many of the top k heads two halves of the cases share (even cases against odd ones)."""
+    """How many of the top k heads two halves of the cases share (even cases against odd ones). 0 is no rank."""
     if len(scores) < 2:
         return None
     halves = []
     for half in (scores[0::2], scores[1::2]):
-        order = np.argsort(-half.mean(0).ravel(), kind="stable")[:k]
+        means = half.mean(0).ravel()
+        order = [i for i in np.argsort(-means, kind="stable")[:k] if means[i] > 0]
         halves.append([str(Head(int(i) // scores.shape[2], int(i) % scores.shape[2])) for i in order])
     return {"k": k, "overlap": len({*halves[0]} & {*halves[1]}), "first": halves[0], "second": halves[1]}
 

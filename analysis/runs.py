@@ -37,6 +37,7 @@ from probes.errors import HeadscopeError
 FORMAT = 1
 RUNS = Path("runs")
 NEEDED = ("command", "request_hash", "state", "seconds")
+CODE = ("headscope", "torch", "transformers")
 RECORDED = ("headscope", "torch", "transformers", "numpy", "pandas", "pyarrow", "scipy", "safetensors", "gguf")
 
 
@@ -88,6 +89,11 @@ class Run:
             return [json.loads(line) for line in lines]
         except ValueError:
             raise HeadscopeError(f"{file} is damaged: delete the run folder and run again.") from None
+
+    def case_count(self) -> int:
+        """How many cases are finished; does not read them."""
+        file = self.path / "cases.jsonl"
+        return file.read_bytes().count(b"\n") if file.exists() else 0
 
     def summary(self) -> dict[str, Any]:
         """Raises HeadscopeError where the run has not ended."""
@@ -164,7 +170,7 @@ class OpenRun:
         """
         digest = request_hash(command, request)
         if resume == "last":
-            same = [run for run in list_runs(folder)[0] if run.manifest["request_hash"] == digest]
+            same = [run for run in list_runs(folder)[0] if run.manifest["request_hash"] == digest and _same_code(run)]
             if same:
                 return cls._open(same[0])
         elif resume is not None:
@@ -175,6 +181,10 @@ class OpenRun:
                 raise HeadscopeError(
                     f"The run {run.id} can't be resumed with another request ({', '.join(changed) or 'command'} "
                     f"differs): its own command was: {run.manifest['argv']}"
+                )
+            if not run.finished and not _same_code(run):
+                raise HeadscopeError(
+                    f"The run {run.id} was begun with other versions of {' or '.join(CODE)}: start anew."
                 )
             return cls._open(run)
         with writing(folder):
@@ -302,6 +312,12 @@ def command_line() -> str:
     if script.suffix == ".py" and script.parent.name == "analysis":
         return shlex.join(["python", "-m", f"analysis.{script.stem}", *sys.argv[1:]])
     return shlex.join([script.name, *sys.argv[1:]])
+
+
+def _same_code(run: Run) -> bool:
+    """Whether the code whose results would be mixed is the code that began the run."""
+    before, now = run.manifest.get("versions", {}), versions()
+    return all(before.get(name) == now.get(name) for name in CODE)
 
 
 def versions() -> dict[str, str]:

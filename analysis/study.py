@@ -4,6 +4,7 @@ Results are written in the order of the cases whatever the number of workers, so
 with the same bytes as one that was not.
 """
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -73,6 +74,7 @@ def case_record(subject: Subject, case: Case, tokens: int, needle: Sequence[int]
         "question": triple.question,
         "answer": triple.answer,
         "needle": [min(needle), max(needle) + 1],
+        "depth_reached": round(min(needle) / tokens, 3),
     }
 
 
@@ -127,6 +129,7 @@ _WORKER: dict[str, Any] = {}
 
 
 def _start_worker(choice: dict[str, Any], examine: Examine) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the work
     torch.set_num_threads(1)
     _WORKER.update(subject=ModelChoice(**choice).load(), examine=examine)
 

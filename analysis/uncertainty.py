@@ -1,6 +1,8 @@
 """Intervals for shares and means over cases."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +10,11 @@ from scipy.stats import norm
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+
+
+def interval(estimate: Mapping[str, Any]) -> str:
+    """`0.83 [0.71, 0.91]`"""
+    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
 def wilson(mean: float, n: int) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.runs import Run
+from analysis.uncertainty import interval
 
 
 def main(paths: list[str]) -> None:
@@ -94,10 +95,6 @@ def print_lengths(run: Run, correct: Any) -> None:
     print("| --- |" + " ---: |" * len(by_length))
     cells = (f"{sum(found) / len(found):.2f}" for _, found in sorted(by_length.items()))
     print("| accuracy | " + " | ".join(cells) + " |")
-
-
-def interval(estimate: dict[str, Any]) -> str:
-    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
 if __name__ == "__main__":

@@ -77,12 +77,12 @@ class Anatomy:
 
     @property
     def query_heads(self) -> int:
-        """Most query heads of any decoder layer."""
-        return max(layer.query_heads for layer in self.decoder)
+        """Query heads of each decoder layer."""
+        return self.decoder[0].query_heads
 
     @property
     def head_size(self) -> int:
-        return max(layer.head_size for layer in self.decoder)
+        return self.decoder[0].head_size
 
     @property
     def every_layer(self) -> tuple[LayerAnatomy, ...]:
@@ -111,7 +111,7 @@ class Anatomy:
 def read_anatomy(model: Any) -> Anatomy:
     """Find the attention layers by what they own: a query (or fused) projection and an output projection.
 
-    Raises HeadscopeError where there is none.
+    Raises HeadscopeError where there is none, or where the decoder's layers are not alike.
     """
     found = [
         _layer(path, module)
@@ -122,6 +122,16 @@ def read_anatomy(model: Any) -> Anatomy:
     decoder = tuple(sorted((layer for layer in found if not layer.stack), key=lambda layer: layer.index))
     if not decoder:
         raise HeadscopeError(f"{type(model).__name__} has no attention layers that headscope recognises.")
+    if [layer.index for layer in decoder] != list(range(len(decoder))):
+        raise HeadscopeError(
+            f"{type(model).__name__} does not have exactly one attention in each decoder layer (cross-attention, or "
+            "layers without attention), which headscope does not read yet."
+        )
+    if len({(layer.query_heads, layer.head_size) for layer in decoder}) > 1:
+        raise HeadscopeError(
+            f"The decoder layers of {type(model).__name__} differ in their number or size of heads, which headscope "
+            "does not read yet."
+        )
     config = model.config.get_text_config()
     return Anatomy(
         decoder=decoder,

@@ -5,7 +5,6 @@ Serves a model under a Tap only: the cache hands each layer the branches' own ke
 
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache
@@ -51,8 +50,3 @@ class BranchCache(Cache):
         for layer in held:
             layer.keys = layer.keys.index_select(0, rows)
             layer.values = layer.values.index_select(0, rows)
-
-
-def same_token(token: int, branches: int, device: torch.device) -> Int[Tensor, "b 1"]:
-    """The first step of every branch."""
-    return torch.full((branches, 1), token, device=device)

@@ -3,7 +3,3 @@
 
 class HeadscopeError(Exception):
     """Says in one sentence what was wrong and what would be right."""
-
-
-class Interrupted(HeadscopeError):
-    """The work stopped before its end; what was finished is kept."""

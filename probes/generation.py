@@ -1,7 +1,6 @@
 """Greedy decoding of one prompt, and of many differently changed continuations of it at once."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,8 +63,6 @@ def greedy_branches(
     new_tokens: int,
     plan: Plan,
     branches: int,
-    *,
-    on_step: Callable[[], None] = lambda: None,
 ) -> list[list[int]]:
     """As `greedy`, for `branches` continuations that share the prompt's cache; row i of the plan changes branch i.
 
@@ -77,7 +74,6 @@ def greedy_branches(
     tokens = torch.full((branches, 1), last, device=subject.device)
     stop = torch.tensor(sorted(subject.stop_tokens), device=subject.device)
     for step in range(new_tokens):
-        on_step()
         with Tap(subject, plan=plan):
             logits = subject.model(
                 input_ids=tokens, past_key_values=grown, use_cache=True, **last_logits(subject)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kernels.attention import weights
+from kernels.attention import visible_in, weights
 from kernels.statistics import Statistics, statistics
 from probes.anatomy import LayerAnatomy
 from probes.tap import AttentionCall
@@ -62,6 +62,7 @@ class NeedleReader:
         self._mass: dict[int, list[Tensor]] = {}
         self._needle_output: dict[int, list[Tensor]] = {}
         self._output: dict[int, list[Tensor]] = {}
+        self._visible: dict[int, list[Tensor]] = {}
 
     def read(self, call: AttentionCall) -> None:
         if call.layer.stack or call.phase != "decode":
@@ -77,12 +78,15 @@ class NeedleReader:
         )[0, :, 0]
         self.needle = self.needle.to(p.device)
         # The needle is masked, not picked out: picking makes a GPU wait for the CPU, thirty layers a token.
-        part = p * torch.isin(call.key_positions[0], self.needle)
+        member = torch.isin(call.key_positions[0], self.needle)
+        part = p * member
+        seen = torch.ones_like(member) if call.mask is None else visible_in(call.mask)[0, 0, 0]
         groups = call.v.shape[1]
         written = (part.view(groups, -1, part.shape[-1]) @ call.v[0].to(dtype)).flatten(0, 1)
         layer = call.layer.index
         self._top.setdefault(layer, []).append(call.key_positions[0][p.argmax(-1)])
         self._mass.setdefault(layer, []).append(part.sum(-1))
+        self._visible.setdefault(layer, []).append(torch.stack([(member & seen).sum(), seen.sum()]))
         self._needle_output.setdefault(layer, []).append(written)
         self._output.setdefault(layer, []).append(call.output[0, :, 0].to(dtype))
 
@@ -97,6 +101,10 @@ class NeedleReader:
     def needle_mass(self) -> Float[Tensor, "step layer head"]:
         """Attention on the needle, in [0, 1]."""
         return self._together(self._mass)
+
+    def visible(self) -> Int[Tensor, "step layer 2"]:
+        """How many keys of the needle the query may see, and how many keys at all."""
+        return self._together(self._visible)
 
     def outputs(self) -> tuple[Float[Tensor, "step layer head d"], Float[Tensor, "step layer head d"]]:
         """The part of each head's output that the needle's values make up, and the whole output."""

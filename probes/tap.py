@@ -23,7 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from kernels.attention import attend, visible_pairs
+from kernels.attention import attend_by_blocks
 from kernels.branches import attend_branches
 from probes.anatomy import LayerAnatomy
 from probes.branches import BranchCache
@@ -214,10 +214,9 @@ class Tap:
                 return out.transpose(1, 2).contiguous()
             return sdpa_attention_forward(layer.module, q, k, v, mask, scaling=scale, **options)[0]
         # SDPA knows neither soft-caps nor learned sinks.
-        if mask is None and self._causal(layer, mask, options):
-            mask = visible_pairs(n, k.shape[2], device=q.device)
-        out = attend(q, k, v, scale=scale, mask=mask, softcap=softcap, sink=sink)
-        return out.to(q.dtype).transpose(1, 2).contiguous()
+        causal = self._causal(layer, mask, options)
+        out = attend_by_blocks(q, k, v, scale=scale, mask=mask, causal=causal, softcap=softcap, sink=sink)
+        return out.transpose(1, 2).contiguous()
 
     def _causal(self, layer: LayerAnatomy, mask: Tensor | None, options: dict[str, Any]) -> bool:
         given = options.get("is_causal")

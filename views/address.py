@@ -85,7 +85,7 @@ def chosen_run(*commands: str) -> Run:
             )
         else:
             st.info(f"The run of the sidebar is of headscope {reading.command(run)}; this page shows {wanted}.")
-            st.button(f"Show the newest: {run_words(other)}", on_click=_change_run, args=(other.id,))
+            st.button(f"Show the newest: {run_words(other)}", on_click=change_run, args=(other.id,))
         st.stop()
     return run
 
@@ -102,12 +102,12 @@ def _memory() -> dict[str, str]:
 def _follow(name: str) -> None:
     value = st.session_state[f"pick-{name}"]
     if name == "run":
-        _change_run(value)
+        change_run(value)
     else:
         st.query_params[name] = value
 
 
-def _change_run(run: str) -> None:
+def change_run(run: str) -> None:
     for name in OF_ONE_RUN:
         _memory().pop(name, None)
         st.query_params.pop(name, None)

@@ -86,7 +86,7 @@ def _reading(case: dict[str, Any], key: str, name: str) -> None:
     st.html(excerpt.needle_html(case, key))
     first, stop = case["needle"]
     if copies:
-        said = f"{name} copied {len({position for _, position in copies})} of the needle's {stop - first} tokens"
+        said = f"{name} copied {case['scores'][key]:.0%} of the answer's tokens"
     else:
         said = f"{name} copied nothing on this prompt"
     st.caption(f"{said} · needle at positions {first} to {stop - 1} of {case['tokens']} · haystack {case['haystack']}")

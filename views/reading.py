@@ -31,7 +31,13 @@ def cases(run: Run) -> list[dict[str, Any]]:
 
 
 def heads(run: Run) -> pd.DataFrame:
-    return _heads(str(run.path), _stamp(run, "heads.parquet"))
+    """The scores of every head. Raises HeadscopeError where no case was answered, so that no head has one."""
+    found = _heads(str(run.path), _stamp(run, "heads.parquet"))
+    if found.empty:
+        raise HeadscopeError(
+            f"In the run {run.id} no case was answered, so no head has a score: its Needles page shows what was said."
+        )
+    return found
 
 
 def summary(run: Run) -> dict[str, Any]:

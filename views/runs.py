@@ -6,7 +6,7 @@ import streamlit as st
 
 from analysis.runs import Run
 from views import reading, tables
-from views.address import chosen_run, nothing_yet, run_words, show
+from views.address import change_run, chosen_run, nothing_yet, run_words
 
 PAGES = {
     "retrieval": (("views/heads.py", "Heads"), ("views/needles.py", "Needles")),
@@ -23,7 +23,7 @@ def page() -> None:
     if not found:
         nothing_yet()
     table = tables.runs_table(found)
-    event = st.dataframe(
+    st.dataframe(
         table,
         hide_index=True,
         key="runs-table",
@@ -32,7 +32,6 @@ def page() -> None:
         alt=f"Table of {len(table)} runs: id, command, model, state, cases, created, seconds",
         column_config={"seconds": st.column_config.NumberColumn("seconds", format="%.1f")},
     )
-    del event
     run = chosen_run(*{reading.command(run) for run in found})
     _about(run)
 
@@ -41,7 +40,7 @@ def _follow_row() -> None:
     rows = st.session_state["runs-table"]["selection"]["rows"]
     found, _ = reading.runs()
     if rows and rows[0] < len(found):
-        show("run", found[rows[0]].id)
+        change_run(found[rows[0]].id)
 
 
 def _about(run: Run) -> None:

@@ -5,18 +5,26 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import uncertainty
 from analysis.runs import Run
-from analysis.uncertainty import wilson
 
 METRICS = {
     "retrieval_score": (
         "retrieval score",
-        "share of the needle's tokens that the head copied: its strongest key was the token just generated (Wu et al.)",
+        "share of the answer's tokens that the head copied: as one was generated, the head looked hardest at that very "
+        "token in the needle (Wu et al.)",
     ),
     "activation_frequency": ("activation frequency", "share of the prompts on which the head copied at least once"),
     "retrieval_score_released": ("retrieval score, released code", "the same score as the authors' code computes it"),
-    "locos": ("LOCOS", "the head's share in the answer's logits through what it reads from the needle"),
-    "needle_mass": ("attention on the needle", "mean attention mass that the head puts on the needle's tokens"),
+    "locos": (
+        "LOCOS",
+        "how much more what the head reads in the needle raises the logits of the answer than what it reads elsewhere",
+    ),
+    "needle_mass": (
+        "attention on the needle",
+        "mean attention mass on the needle's tokens while the answer is said (over all steps where it is not said "
+        "word for word)",
+    ),
 }
 
 
@@ -38,7 +46,7 @@ def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
         manifest = run.manifest
-        done = len(_lines(run))
+        done = run.case_count()
         total = manifest.get("total_cases")
         rows.append(
             {
@@ -52,11 +60,6 @@ def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def _lines(run: Run) -> list[str]:
-    file = run.path / "cases.jsonl"
-    return file.read_text().split("\n")[:-1] if file.exists() else []
 
 
 def heads_table(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -140,7 +143,7 @@ def cell_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     table = []
     for cell, group in pd.DataFrame(list(rows)).groupby("cell", sort=False):
         right, n = int(group["correct"].sum()), len(group)
-        low, high = wilson(right / n, n)
+        low, high = uncertainty.wilson(right / n, n)
         table.append(
             {
                 "cell": cell,
@@ -219,5 +222,4 @@ def said_under(
 
 def interval(entry: Mapping[str, Any]) -> str:
     """`0.83 [0.71, 0.91], n = 60`"""
-    text = f"{entry['value']:.2f} [{entry['low']:.2f}, {entry['high']:.2f}]"
-    return f"{text}, n = {entry['n']}" if "n" in entry else text
+    return uncertainty.interval(entry) + (f", n = {entry['n']}" if "n" in entry else "")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from analysis import cli, commands
 from analysis.needles import triples
 from analysis.runs import FORMAT, list_runs, write_json
 from probes import memory
-from probes.sources import SHORT_NAMES
+from probes.sources import SHORT_NAMES, find_source
 from probes.subject import Subject
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +85,11 @@ def write_cases(path: Path, *rows: object) -> Path:
     return path
 
 
+@cache
+def default_model_hash() -> str | None:
+    return find_source("smollm2-135m").sha256()
+
+
 def save_run(out: Path, name: str, *, layers: int = 30, heads: int = 9, **facts: Any) -> Path:
     """A finished run, with heads.parquet where it is one of retrieval: head (0, 0) scores most, and so on down."""
     command = name.split("-")[1]
@@ -98,11 +104,15 @@ def save_run(out: Path, name: str, *, layers: int = 30, heads: int = 9, **facts:
         "request_hash": name,
         "state": "finished",
         "seconds": 1.0,
-        "model": {"name": "smollm2-135m", "dtype": "float32", "device": "cpu"},
+        "model": {"name": "smollm2-135m", "dtype": "float32", "device": "cpu", "sha256": default_model_hash()},
     }
     write_json(folder / "manifest.json", manifest | facts)
     if command == "retrieval":
-        rows = [(i // heads, i % heads, "retrieval_score", 0.5 / (i + 1)) for i in range(layers * heads)]
+        rows = [
+            (i // heads, i % heads, metric, 0.5 / (i + 1))
+            for metric in ("retrieval_score", "needle_mass")
+            for i in range(layers * heads)
+        ]
         frame = pd.DataFrame(rows, columns=["layer", "head", "metric", "value"])
         frame.assign(low=0.0, high=1.0, n=4).to_parquet(folder / "heads.parquet", index=False)
     return folder
@@ -175,6 +185,26 @@ def test_more_heads_than_there_are_or_than_leave_a_control_are_refused(
 def test_a_run_that_ranked_the_heads_of_another_model_is_refused(refused: Refused, out: Path) -> None:
     save_run(out, RETRIEVAL, layers=2, heads=4)
     assert "another model" in refused("ablate", "--top", "1", *SMALL)
+
+
+@pytest.mark.model
+def test_a_run_of_other_weights_of_the_same_shape_is_refused(refused: Refused, out: Path) -> None:
+    save_run(out, RETRIEVAL, model={"name": "smollm2-135m", "dtype": "float32", "sha256": "0" * 64})
+    assert "another model" in refused("ablate", "--top", "1", *SMALL)
+
+
+@pytest.mark.model
+def test_cases_that_chose_the_heads_may_not_judge_them(refused: Refused, out: Path) -> None:
+    judge = triples("judge")[0]
+    case = {"case": "mine", "question": judge.question, "answer": judge.answer}
+    write_cases(save_run(out, RETRIEVAL) / "cases.jsonl", case)
+    assert "also chose the heads" in refused("ablate", "--top", "1", *SMALL)
+
+
+@pytest.mark.model
+def test_a_run_in_which_no_case_was_answered_ranks_no_head(refused: Refused, out: Path) -> None:
+    save_run(out, RETRIEVAL, layers=0)
+    assert "ranks no head" in refused("ablate", "--top", "1", *SMALL)
 
 
 @pytest.mark.model
@@ -388,7 +418,7 @@ def test_answers_as_json_are_json_and_nothing_else(printed: Callable[..., str], 
     (out / ABLATION).mkdir()
     assert [run["id"] for run in json.loads(printed("runs", "--json", "--out", out))] == [RETRIEVAL]
     findings = {row["what"]: row for row in json.loads(printed("doctor", "--json"))}
-    assert findings["torch"] == {"what": "torch", "ok": True, "found": version("torch"), "advice": ""}
+    assert findings["torch"] == {"what": "torch", "ok": True, "found": version("torch"), "advice": "", "needed": True}
     assert all(row["ok"] or row["advice"] for row in findings.values())
 
 

@@ -95,10 +95,11 @@ def test_locos_is_the_difference_of_what_needle_and_other_keys_write(tiny: Calla
                 others = prompt_keys + step - needle_keys
                 contrast = sum(phi[:needle_keys]) - needle_keys / others * sum(phi[needle_keys:])
                 expected[layer, head] += contrast / len(wanted)
-    found = locos(subject, part, whole, generated, wanted, needle_keys, prompt_keys)
+    seen = torch.tensor([[[needle_keys, prompt_keys + step]] * 2 for step in range(steps)])
+    found = locos(subject, part, whole, generated, wanted, seen)
     assert np.abs(found).max() > 0.1
     assert np.allclose(found, expected, atol=1e-4)
-    assert (locos(subject, part, whole, generated, [], needle_keys, prompt_keys) == 0).all()
+    assert (locos(subject, part, whole, generated, [], seen) == 0).all()
 
 
 # From cases to heads
@@ -137,10 +138,13 @@ def test_a_case_that_failed_the_gate_contributes_nothing_and_is_named() -> None:
     assert frequency[1, 2] == pytest.approx(2 / 3)
 
 
-def test_heads_are_ranked_by_their_score_and_ties_by_their_place() -> None:
+def test_heads_are_ranked_by_their_score_and_ties_by_mass_on_the_needle_then_place() -> None:
     table = retrieval.score_table(CASES, 2, 3)
     ranked = retrieval.rank_heads(retrieval.head_frame(table, seed=0))
     assert ranked == [Head(1, 2), Head(0, 1), Head(0, 0), Head(0, 2), Head(1, 0), Head(1, 1)]
+    table["needle_mass"][:, 1, 0] = 0.2
+    ranked = retrieval.rank_heads(retrieval.head_frame(table, seed=0))
+    assert ranked == [Head(1, 2), Head(0, 1), Head(1, 0), Head(0, 0), Head(0, 2), Head(1, 1)]
 
 
 def test_an_interval_holds_its_mean_and_one_case_gives_a_point() -> None:
@@ -180,6 +184,9 @@ def test_stability_is_full_for_equal_halves_and_none_for_heads_that_never_meet()
     found = retrieval.stability(apart, k=1)
     assert found is not None
     assert found["overlap"] == 0
+    found = retrieval.stability(same, k=5)
+    assert found is not None
+    assert found["overlap"] == 2  # a head that copies nothing has no rank to share
     assert retrieval.stability(same[:1]) is None
 
 

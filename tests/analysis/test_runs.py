@@ -384,3 +384,12 @@ assert "torch" not in sys.modules, "reading imported torch"
 """
     read = subprocess.run([sys.executable, "-c", code, run.run.path], cwd=ROOT, capture_output=True, text=True)
     assert read.returncode == 0, read.stderr
+
+
+def test_a_run_begun_with_another_version_of_the_code_is_not_mixed_with_this_one(tmp_path: Path) -> None:
+    first = begun(tmp_path)
+    manifest = first.manifest
+    write_json(first.path / "manifest.json", manifest | {"versions": manifest["versions"] | {"torch": "1.0"}})
+    assert "other versions" in sentence(lambda: OpenRun.start(tmp_path, "retrieval", REQUEST, resume=first.id))
+    with OpenRun.start(tmp_path, "retrieval", REQUEST, resume="last") as other:
+        assert other.run.id != first.id

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kernels.attention import attend, log_sum_exp, scores, visible_pairs, weights
+from kernels.attention import attend, attend_by_blocks, log_sum_exp, scores, visible_pairs, weights
 
 Dense = Callable[..., tuple[Tensor, Tensor]]
 
@@ -122,3 +122,21 @@ def test_rows_are_probabilities_over_what_the_query_sees(
     p = weights(q, k, scale=0.5, mask=visible)
     assert torch.allclose(p.sum(-1), torch.ones(()), atol=1e-5)
     assert p.masked_select(~visible).eq(0).all()
+
+
+@pytest.mark.parametrize("block", [1, 3, 256])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_by_blocks_equals_the_whole_at_any_block(block: int, masked: bool) -> None:
+    q, k, v = torch.randn(2, 4, 7, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 5)
+    mask = torch.rand(2, 1, 7, 9) > 0.4 if masked else None
+    options = {"scale": 0.3, "softcap": 2.0, "sink": torch.randn(4)}
+    whole = attend(q, k, v, mask=visible_pairs(7, 9) if mask is None else mask, **options)
+    assert torch.allclose(attend_by_blocks(q, k, v, mask=mask, block=block, **options), whole, atol=1e-6)
+
+
+def test_attention_by_blocks_of_half_precision_is_computed_in_float32() -> None:
+    q, k, v = (torch.randn(1, 2, 33, 16).bfloat16() for _ in range(3))
+    found = attend_by_blocks(q, k, v, scale=1.0, softcap=50.0)
+    exact = attend(q.double(), k.double(), v.double(), scale=1.0, softcap=50.0, mask=visible_pairs(33, 33))
+    assert found.dtype == torch.bfloat16
+    assert (found.double() - exact).abs().max() <= 2**-8 * exact.abs().max()  # bfloat16 keeps eight bits

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import transformers
 
 from probes.anatomy import read_anatomy
 from probes.errors import HeadscopeError
@@ -65,6 +66,27 @@ def test_a_fused_projection_is_refused_as_a_query_projection(tiny: Callable[...,
 def test_a_model_without_attention_is_refused() -> None:
     with pytest.raises(HeadscopeError, match="no attention layers"):
         read_anatomy(torch.nn.Linear(2, 2))
+
+
+def test_a_model_with_cross_attention_is_refused() -> None:
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2}
+    config = transformers.BartConfig(
+        vocab_size=50,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+        max_position_embeddings=20,
+        **sizes,
+    )
+    with pytest.raises(HeadscopeError, match="exactly one attention in each decoder layer"):
+        read_anatomy(transformers.BartForConditionalGeneration(config))
+
+
+def test_a_model_whose_layers_differ_in_their_heads_is_refused(tiny: Callable[..., Subject]) -> None:
+    model = tiny("llama").model
+    model.model.layers[1].self_attn.head_dim = 16
+    with pytest.raises(HeadscopeError, match="differ in their number or size of heads"):
+        read_anatomy(model)
 
 
 def test_a_head_is_read_back_from_its_name() -> None:

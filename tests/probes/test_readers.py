@@ -65,6 +65,15 @@ def test_the_parts_of_two_halves_of_the_prompt_add_up_to_the_heads_output(
     assert torch.allclose(even + odd, output, atol=1e-5)
 
 
+def test_keys_that_a_window_has_left_behind_are_not_counted_as_seen(tiny: Build, some_tokens: Tokens) -> None:
+    ids, needle = some_tokens(PROMPT)[0], [0, 3, 6]
+    everywhere, answer = read(tiny("llama"), ids, needle)
+    assert everywhere.visible()[:, 0].tolist() == [[3, PROMPT + step] for step in range(len(answer))]
+    windowed, answer = read(tiny("mistral"), ids, needle)  # a window of six keys, the query's own included
+    first = [sum(PROMPT + step - 6 <= at for at in needle) for step in range(len(answer))]
+    assert windowed.visible()[:, 0].tolist() == [[inside, 6] for inside in first]
+
+
 def test_a_prefill_is_not_read(tiny: Build, some_tokens: Tokens) -> None:
     subject = tiny("llama")
     reader = NeedleReader([1])

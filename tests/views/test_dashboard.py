@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -138,6 +139,17 @@ def test_a_run_without_answers_yet_says_how_to_finish_it(
     manifest.write_text(manifest.read_text().replace('"finished"', '"stopped"'))
     assert "--resume" in opened(tmp_path, "heads", monkeypatch).error[0].value
     assert opened(tmp_path, "needles", monkeypatch).subheader[0].value == "2 of 12 failed"
+
+
+def test_a_run_in_which_no_case_was_answered_says_so_on_every_page_of_heads(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / examples.RETRIEVAL
+    shutil.copytree(runs / examples.RETRIEVAL, path)
+    table = pd.read_parquet(path / "heads.parquet")
+    table[:0].to_parquet(path / "heads.parquet", index=False)
+    for page in ("heads", "head"):
+        assert "no case was answered" in opened(tmp_path, page, monkeypatch).error[0].value
 
 
 def test_damaged_numbers_are_one_sentence(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
