@@ -1,6 +1,6 @@
 """Takes the pictures of docs/dashboard.md: every page, on a desk's screen and on a phone's.
 
-python -m tests.screenshots [folder of runs]
+python tests/screenshots.py [folder of runs]
 """
 
 import os
