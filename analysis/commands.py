@@ -239,17 +239,18 @@ def _show_retrieval(summary: dict[str, Any]) -> None:
 def _show_ablation(summary: dict[str, Any]) -> None:
     console.print(f"Needle accuracy as the model is: {_interval(summary['baseline'])}")
     for meaning, phase in dict.fromkeys((row["meaning"], row["phase"]) for row in summary["curve"]):
-        table = Table("K", "top K silenced", "random K silenced", "worst and best of", "random minus top")
+        table = Table("K", "top silenced", "random silenced", "sets", "difference", pad_edge=False)
         for row in summary["curve"]:
             if (row["meaning"], row["phase"]) == (meaning, phase):
                 each = row["control"]["each"]
-                sets = f"{len(each)} sets: {min(each):.2f}, {max(each):.2f}"
-                table.add_row(
-                    str(row["k"]), _interval(row["ablated"]), _interval(row["control"]), sets,
-                    _interval(row["difference"]),
-                )  # fmt: skip
+                top, random, difference = (_interval(row[name]) for name in ("ablated", "control", "difference"))
+                table.add_row(str(row["k"]), top, random, f"{min(each):.2f}, {max(each):.2f}", difference)
         console.print(f"\n[bold]{meaning}[/] during {WORDS[phase]}")
         console.print(table)
+    console.print(
+        f"random: {len(each)} sets of as many heads of the same layers; sets: the worst and the best of them; "
+        "difference: random minus top, paired."
+    )
 
 
 def _interval(estimate: dict[str, Any]) -> str:

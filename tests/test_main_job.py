@@ -5,7 +5,7 @@ pytest tests/test_main_job.py
 
 import copy
 import json
-import os
+import random
 import re
 import signal
 import subprocess
@@ -98,15 +98,21 @@ def test_the_judging_cases_share_no_needle_and_no_text_with_those_that_chose(sco
         assert not {case[what] for case in chose} & {case[what] for case in judged}
 
 
+def begun(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "analysis.cli", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def assert_same_results(folder: Path, whole: Run) -> None:
+    [resumed] = [Run(path) for path in folder.iterdir()]
+    assert resumed.finished
+    for name in RESULTS:
+        assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes(), name
+
+
 def test_a_run_killed_in_the_middle_resumes_and_ends_with_the_same_bytes(scored: Run, tmp_path: Path) -> None:
     arguments = ["retrieval", *ASKED, "--out", str(tmp_path)]
-    work = subprocess.Popen(
-        [sys.executable, "-m", "analysis.cli", *arguments],
-        cwd=ROOT,
-        env=os.environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    work = begun(arguments)
     deadline = time.monotonic() + 300
     while not (lines := [line for path in tmp_path.glob("*/cases.jsonl") for line in path.read_text().splitlines()]):
         assert work.poll() is None, "the run ended before it could be killed"
@@ -119,10 +125,25 @@ def test_a_run_killed_in_the_middle_resumes_and_ends_with_the_same_bytes(scored:
     with (path / "cases.jsonl").open("a") as file:
         file.write('{"case": "half a li')  # as a kill in the middle of a write leaves it
     main_with([*arguments, "--resume", "last"])
-    [resumed] = [Run(path) for path in tmp_path.iterdir()]
-    assert resumed.finished
-    for name in RESULTS:
-        assert (resumed.path / name).read_bytes() == (scored.path / name).read_bytes(), name
+    assert_same_results(tmp_path, scored)
+
+
+@pytest.mark.soak
+def test_a_run_killed_again_and_again_at_any_moment_ends_with_the_same_bytes(scored: Run, tmp_path: Path) -> None:
+    arguments = ["retrieval", *ASKED, "--out", str(tmp_path), "--resume", "last"]
+    chance = random.Random(0)
+    kills = 0
+    while True:
+        work = begun(arguments)
+        try:
+            assert work.wait(timeout=chance.uniform(3, 15)) == 0
+            break
+        except subprocess.TimeoutExpired:
+            work.send_signal(signal.SIGKILL)
+            work.wait(timeout=30)
+            kills += 1
+    assert kills >= 2
+    assert_same_results(tmp_path, scored)
 
 
 def test_two_workers_give_the_same_cases_in_the_same_order(scored: Run, tmp_path: Path) -> None:
