@@ -239,7 +239,7 @@ def _show_retrieval(summary: dict[str, Any]) -> None:
 def _show_ablation(summary: dict[str, Any]) -> None:
     console.print(f"Needle accuracy as the model is: {_interval(summary['baseline'])}")
     for meaning, phase in dict.fromkeys((row["meaning"], row["phase"]) for row in summary["curve"]):
-        table = Table("K", "top silenced", "random silenced", "sets", "difference", pad_edge=False)
+        table = Table("K", "top silenced", "random silenced", "sets", "difference")
         for row in summary["curve"]:
             if (row["meaning"], row["phase"]) == (meaning, phase):
                 each = row["control"]["each"]
