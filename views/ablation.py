@@ -23,7 +23,7 @@ def page() -> None:
     shown = table[(table["meaning"] == meaning) & (table["phase"] == phase)].sort_values("k").reset_index(drop=True)
     last = shown.iloc[-1]
     st.altair_chart(
-        charts.curve(shown, summary["baseline"]["value"]),
+        charts.curve(shown, summary["baseline"]),
         alt=f"Accuracy against heads ablated ({meaning}, {phase}). Baseline {summary['baseline']['value']:.2f}; at "
         f"K = {last['k']} {last['ablated']:.2f} with the top heads off and {last['control']:.2f} with random ones off.",
     )

@@ -3,6 +3,7 @@
 Grids are Altair rects: a click on a Plotly heat map reaches no one in Streamlit 1.67 (streamlit/streamlit#8760).
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import altair as alt
@@ -76,20 +77,20 @@ def cell_grid(frame: pd.DataFrame, marked: str) -> Layers:
     return alt.layer(*layers).properties(height=AROUND + row * frame["depth"].nunique())
 
 
-def curve(frame: pd.DataFrame, baseline: float) -> Layers:
-    """Accuracy against the number of heads ablated: the selected heads, random ones, and nobody."""
-    sides = [
-        frame[["k", side, f"{side} low", f"{side} high"]]
-        .set_axis(["k", "accuracy", "low", "high"], axis=1)
-        .assign(heads=words)
+def curve(frame: pd.DataFrame, baseline: Mapping[str, float]) -> Layers:
+    """Accuracy against the number of heads ablated, the selected ones and random ones; both begin with none."""
+    columns = ["k", "accuracy", "low", "high"]
+    none = pd.DataFrame([[0, baseline["value"], baseline["low"], baseline["high"]]], columns=columns)
+    long = pd.concat(
+        part.assign(heads=words)
         for side, words in (("ablated", "top heads off"), ("control", "random heads off"))
-    ]
-    long = pd.concat(sides)
-    ticks = sorted(int(k) for k in frame["k"].unique())
+        for part in (none, frame[["k", side, f"{side} low", f"{side} high"]].set_axis(columns, axis=1))
+    )
+    ticks = sorted(int(k) for k in long["k"].unique())
     x = alt.X(
         "k:Q",
         title="heads ablated (K)",
-        scale=alt.Scale(type="symlog", constant=1, domain=[min(0, *ticks), max(ticks)], nice=False),
+        scale=alt.Scale(type="symlog", constant=1, domain=[0, max(ticks)], nice=False),
         axis=alt.Axis(values=ticks, grid=False, format="d"),
     )
     names = ["top heads off", "random heads off"]
@@ -110,7 +111,7 @@ def curve(frame: pd.DataFrame, baseline: float) -> Layers:
         strokeDash=alt.StrokeDash("heads:N", scale=alt.Scale(domain=names, range=[[1, 0], [6, 4]]), legend=None),
     )
     dots = base.mark_point(filled=True, size=70, opacity=1).encode(y=accuracy, tooltip=tooltip)
-    level = pd.DataFrame({"accuracy": [baseline], "text": [f"baseline {baseline:.2f}"]})
+    level = pd.DataFrame({"accuracy": [baseline["value"]], "text": [f"baseline {baseline['value']:.2f}"]})
     rule = alt.Chart(level).mark_rule(strokeDash=[2, 3], strokeWidth=2, color=NEUTRAL).encode(y="accuracy:Q")
     label = (
         alt.Chart(level)

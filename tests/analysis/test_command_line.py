@@ -36,6 +36,12 @@ VERBS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-de
 Refused = Callable[..., str]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _dequantised() -> None:
+    """The first load of the default model on a machine shows its progress, which is no part of a refusal."""
+    find_source("smollm2-135m")
+
+
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     """The folder given by --out; it does not exist yet."""
