@@ -225,7 +225,7 @@ def ui(
     """Serve the dashboard, at http://localhost:8501 unless told otherwise, until Ctrl-C."""
     front = Path(__file__).resolve().parent.parent / "app.py"
     command = [sys.executable, "-m", "streamlit", "run", str(front), "--server.port", str(port)]
-    command += ["--server.address", address]
+    command += ["--server.address", address, "--server.showEmailPrompt", "false"]  # a first start would wait for it
     command += ["--server.headless", str(not browser).lower(), "--browser.gatherUsageStats", "false"]
     environment = {**os.environ, "HEADSCOPE_RUNS": str(out.resolve())}
     try:

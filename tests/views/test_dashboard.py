@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -194,6 +195,32 @@ def _answers(url: str) -> bool:
             return bool(reply.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def test_the_command_serves_at_the_first_start_of_a_machine_without_asking_anything(runs: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "analysis.cli", "ui", "--port", str(port), "--out", str(runs)],
+        cwd=ROOT,
+        env=os.environ | {"HOME": str(tmp_path), "BROWSER": "true"},  # no saved settings; `true` stands for a browser
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + STARTS_WITHIN
+        while not _answers(f"http://localhost:{port}/_stcore/health"):
+            assert server.poll() is None, "the command ended while the dashboard started"
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        os.killpg(server.pid, signal.SIGINT)  # Ctrl-C reaches the command and its server
+        assert server.wait(timeout=20) == 0
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
