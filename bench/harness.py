@@ -15,7 +15,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -26,6 +25,7 @@ from typing import Any
 
 import psutil
 import torch
+from clock import seconds
 
 from analysis.needles import haystack
 from probes.generation import prefill
@@ -59,15 +59,6 @@ class Work:
 Variant = Callable[[Work], Callable[[], Any]]
 """Prepares its input, and returns what is measured."""
 Groups = dict[str, dict[str, Variant]]
-
-
-def seconds(run: Callable[[], Any], device: torch.device) -> float:
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    run()
-    wait()
-    return time.perf_counter() - start
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kernels.attention import visible_in, weights
-from kernels.statistics import Statistics, statistics
+from kernels.statistics import CLIP, TOP, QueryWindow, Statistics, statistics
 from probes.anatomy import LayerAnatomy
 from probes.tap import AttentionCall
 
@@ -15,18 +15,38 @@ from probes.tap import AttentionCall
 class StatisticsReader:
     """Statistics of every query and key (see `kernels.statistics`), layer by layer, one entry per forward.
 
-    spans: name to prompt positions, for the statistic "mass".
+    spans: name to prompt positions, for the statistic "mass". windows: name to the queries that count, for statistics
+    per key. What was found stays on the model's device until it is asked for: fetching it would make a GPU wait once
+    a layer.
     """
 
-    def __init__(self, wanted: Iterable[str], spans: Mapping[str, Iterable[int]] | None = None) -> None:
+    def __init__(
+        self,
+        wanted: Iterable[str],
+        spans: Mapping[str, Iterable[int]] | None = None,
+        *,
+        windows: Mapping[str, QueryWindow] | None = None,
+        clip: int = CLIP,
+        top: int = TOP,
+    ) -> None:
         self.wanted = tuple(wanted)
         self.spans = {name: torch.tensor(sorted(positions)) for name, positions in (spans or {}).items()}
+        self.windows, self.clip, self.top = dict(windows or {}), clip, top
         self.found: dict[tuple[str, int], list[Statistics]] = {}
+        self._at_slots: tuple[torch.Size, dict[str, Tensor]] | None = None
+
+    def _members(self, call: AttentionCall) -> dict[str, Tensor]:
+        """Which keys are in each span. Where positions are slots every layer has the same answer."""
+        shape = call.key_positions.shape
+        if call.at_slots and self._at_slots is not None and self._at_slots[0] == shape:
+            return self._at_slots[1]
+        where = call.k.device
+        members = {name: torch.isin(call.key_positions, at.to(where)) for name, at in self.spans.items()}
+        if call.at_slots:
+            self._at_slots = shape, members
+        return members
 
     def read(self, call: AttentionCall) -> None:
-        members = {
-            name: torch.isin(call.key_positions, positions.to(call.k.device)) for name, positions in self.spans.items()
-        }
         found = statistics(
             call.q,
             call.k,
@@ -34,19 +54,22 @@ class StatisticsReader:
             wanted=self.wanted,
             mask=call.mask,
             causal=call.causal,
-            query_positions=call.query_positions,
-            key_positions=call.key_positions,
-            spans=members,
+            query_positions=None if call.at_slots else call.query_positions,
+            key_positions=None if call.at_slots else call.key_positions,
+            lse=call.lse,
+            spans=self._members(call),
+            windows=self.windows,
             softcap=call.layer.softcap,
             sink=call.sink,
+            clip=self.clip,
+            top=self.top,
         )
-        kept = {name: tensor.cpu() for name, tensor in found.items()}
-        self.found.setdefault((call.layer.stack, call.layer.index), []).append(kept)
+        self.found.setdefault((call.layer.stack, call.layer.index), []).append(found)
 
     def stacked(self, name: str, *, stack: str = "", forward: int = 0) -> Float[Tensor, "layer b h x"]:
         """One statistic of one forward pass, all layers of a stack together."""
         layers = sorted(index for where, index in self.found if where == stack)
-        return torch.stack([self.found[stack, index][forward][name] for index in layers])
+        return torch.stack([self.found[stack, index][forward][name].cpu() for index in layers])
 
 
 class NeedleReader:

@@ -18,12 +18,11 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from kernels.attention import attend_by_blocks
+from kernels.attention import attend_by_blocks, attend_fused
 from kernels.branches import attend_branches
 from probes.anatomy import LayerAnatomy
 from probes.branches import BranchCache
@@ -40,7 +39,8 @@ class AttentionCall:
     """One layer's attention, as the model computed it.
 
     Positions count prompt tokens from 0; padding on the left has negative positions. A key slot of an evicting cache
-    keeps the position of the token that it holds.
+    keeps the position of the token that it holds; at_slots says that positions are slots, the last query sitting on the
+    last key. lse is the log-sum-exp of the rows' logits where the forward itself has computed it.
     """
 
     layer: LayerAnatomy
@@ -54,7 +54,9 @@ class AttentionCall:
     sink: Float[Tensor, " h"] | None
     query_positions: Int[Tensor, "b n"]
     key_positions: Int[Tensor, "b m"]
+    at_slots: bool
     output: Float[Tensor, "b h n e"]
+    lse: Float[Tensor, "b h n"] | None
 
 
 class Reader(Protocol):
@@ -132,6 +134,8 @@ class Tap:
         padding = kwargs.get("attention_mask")
         if isinstance(padding, Tensor) and padding.ndim == 2:
             padding = (padding.cumsum(-1) == 0).sum(-1)
+            if not padding.any():
+                padding = None
         else:
             padding = None
         self._forward = _Forward(
@@ -179,9 +183,9 @@ class Tap:
         step = self._layer_plan(layer)
         if step is not None and step.query_scale is not None:
             q = q * step.query_scale[:, :, None, None].to(q)
-        output = self._output(layer, q, k, v, mask, scale, options)
+        output, lse = self._output(layer, q, k, v, mask, scale, options)
         if self.readers:
-            self._read(layer, q, k, v, mask, scale, options, output.transpose(1, 2))
+            self._read(layer, q, k, v, mask, scale, options, output.transpose(1, 2), lse)
         if step is not None and step.output_scale is not None:
             output = output * step.output_scale[:, None, :, None].to(output)
         return output
@@ -195,7 +199,8 @@ class Tap:
         mask: Tensor | None,
         scale: float,
         options: dict[str, Any],
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
+        """This layer's output as the model computes it, and its rows' log-sum-exp where that costs nothing."""
         n = q.shape[2]
         softcap, sink = options.get("softcap"), options.get("s_aux")
         branches = self._forward.branches
@@ -204,19 +209,20 @@ class Tap:
             if layer.window is not None:
                 k, v = k[:, :, -layer.window :], v[:, :, -layer.window :]
             out = attend_branches(q, shared_k, shared_v, k, v, scale=scale, softcap=softcap, sink=sink)
-            return out.transpose(1, 2).contiguous()
-        if softcap is None and sink is None:
-            if q.is_cuda and q.dtype == torch.float32 and mask is None and n > 1 and layer.group_size > 1:
-                # PyTorch's fused kernels share KV heads in half precision only. Transformers asks for it all the same
-                # and gets the unfused one: 2 GB for each layer of the default model at 7,500 tokens.
-                k, v = (x.repeat_interleave(layer.group_size, dim=1) for x in (k, v))
-                out = scaled_dot_product_attention(q, k, v, scale=scale, is_causal=self._causal(layer, mask, options))
-                return out.transpose(1, 2).contiguous()
-            return sdpa_attention_forward(layer.module, q, k, v, mask, scaling=scale, **options)[0]
-        # SDPA knows neither soft-caps nor learned sinks.
+            return out.transpose(1, 2).contiguous(), None
         causal = self._causal(layer, mask, options)
-        out = attend_by_blocks(q, k, v, scale=scale, mask=mask, causal=causal, softcap=softcap, sink=sink)
-        return out.transpose(1, 2).contiguous()
+        if softcap is not None or sink is not None:
+            # SDPA knows neither soft-caps nor learned sinks.
+            out = attend_by_blocks(q, k, v, scale=scale, mask=mask, causal=causal, softcap=softcap, sink=sink)
+            return out.transpose(1, 2).contiguous(), None
+        if mask is not None or n == 1:
+            return sdpa_attention_forward(layer.module, q, k, v, mask, scaling=scale, **options)[0], None
+        if q.is_cuda and q.dtype == torch.float32 and layer.group_size > 1:
+            # PyTorch's fused kernels share KV heads in half precision only. Transformers asks for it all the same
+            # and gets the unfused one: 2 GB for each layer of the default model at 7,500 tokens.
+            k, v = (x.repeat_interleave(layer.group_size, dim=1) for x in (k, v))
+        out, lse = attend_fused(q, k, v, scale=scale, causal=causal)
+        return out.transpose(1, 2).contiguous(), lse
 
     def _causal(self, layer: LayerAnatomy, mask: Tensor | None, options: dict[str, Any]) -> bool:
         given = options.get("is_causal")
@@ -232,6 +238,7 @@ class Tap:
         scale: float,
         options: dict[str, Any],
         output: Tensor,
+        lse: Tensor | None,
     ) -> None:
         if self._forward.branches is not None:
             raise HeadscopeError("Readers can't read branches: decode one continuation at a time to read it.")
@@ -239,6 +246,7 @@ class Tap:
         m = k.shape[2]
         queries = torch.arange(n, device=q.device).expand(b, n)
         keys = torch.arange(m, device=q.device).expand(b, m)
+        at_slots = layer.stack != "" or (self._forward.padding is None and n == m and not self._forward.past)
         if not layer.stack:
             offset = self._forward.offsets[layer.index] if self._forward.offsets else 0
             queries, keys = queries + self._forward.past, keys + offset
@@ -257,7 +265,9 @@ class Tap:
             sink=options.get("s_aux"),
             query_positions=queries,
             key_positions=keys,
+            at_slots=at_slots,
             output=output,
+            lse=lse,
         )
         for reader in self.readers:
             reader.read(call)

@@ -1,12 +1,17 @@
 """What every room's tests share: the default model, loaded once, and tiny random models of many families."""
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when Triton is first imported: Transformers does
+
 import transformers
 from torch import Tensor
 

@@ -1,9 +1,34 @@
-"""Numbers per query and per key of an attention map, without keeping the map.
+"""Numbers per query, per key and per cell of an attention map, without keeping the map.
 
-`statistics` is the blocked path the Readers use; `reference.statistics` is its specification.
+`statistics` is what everyone calls; `reference` is its specification, `request` says what may be asked.
 """
 
-from kernels.statistics.blocked import statistics
-from kernels.statistics.reference import STATISTICS, Statistics
+from kernels.statistics.operation import statistics
+from kernels.statistics.request import (
+    CLIP,
+    EDGES,
+    PER_HEAD,
+    PER_KEY,
+    PER_QUERY,
+    PER_TILE,
+    STATISTICS,
+    TOP,
+    QueryWindow,
+    Statistics,
+    Tile,
+)
 
-__all__ = ["STATISTICS", "Statistics", "statistics"]
+__all__ = [
+    "CLIP",
+    "EDGES",
+    "PER_HEAD",
+    "PER_KEY",
+    "PER_QUERY",
+    "PER_TILE",
+    "STATISTICS",
+    "TOP",
+    "QueryWindow",
+    "Statistics",
+    "Tile",
+    "statistics",
+]

@@ -9,8 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from kernels.attention import weights
-from kernels.statistics import STATISTICS
-from kernels.statistics.reference import PER_KEY
+from kernels.statistics import CLIP, PER_KEY
 from probes.errors import HeadscopeError
 from probes.plan import Plan
 from probes.readers import MeanQueryReader, StatisticsReader
@@ -19,7 +18,10 @@ from probes.tap import AttentionCall, Tap
 
 SDPA = ("llama", "qwen3", "mistral", "gpt2")
 OTHER = ("gemma2", "gpt_oss")
-WANTED = tuple(name for name in STATISTICS if name != "lse")
+WANTED = (
+    "entropy", "distance", "clipped_distance", "top_key", "top_weight", "mass", "self_mass", "participation",
+    "received", "received_sum", "received_max",
+)  # fmt: skip
 Build = Callable[..., Subject]
 Tokens = Callable[..., Tensor]
 
@@ -94,10 +96,15 @@ def numbers_of(p: Tensor, span: list[int], past: int) -> dict[str, Tensor]:
     return {
         "entropy": -(torch.special.xlogy(p, p).sum(-1) + torch.special.xlogy(rest, rest)),
         "distance": (p * (query[:, None] - key)).sum(-1),
+        "clipped_distance": (p * (query[:, None] - key).clamp(max=CLIP)).sum(-1),
+        "self_mass": (p * (query[:, None] == key)).sum(-1),
+        "participation": p.sum(-1).square() / p.square().sum(-1),
         "top_key": p.argmax(-1) + start,
         "top_weight": p.amax(-1),
         "mass:span": p[..., torch.isin(key, torch.tensor(span))].sum(-1),
         "received": p.sum(-2) / seen,
+        "received_sum": p.sum(-2),
+        "received_max": p.amax(-2),
     }
 
 

@@ -1,0 +1,95 @@
+"""Compiles every GPU kernel of kernels.statistics for an H100, which need not be there; prints their names.
+
+Run by test_compile.py in a process of its own: whether Triton interprets or compiles is settled at its import.
+"""
+
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
+
+from kernels.statistics import hopper
+from kernels.statistics import triton as general
+
+TYPES = {
+    "FEATURE_TABLE": "*fp16",
+    "MASK_AT": "*u8",
+    "PADDING": "*u8",
+    **dict.fromkeys(("SPANS", "SUM_OUT", "OTHERS_OUT", "PLACE_OUT", "OUT"), "*i64"),
+    **dict.fromkeys(("QUERY_AT", "KEY_AT", "WINDOWS", "EDGES", "TOP_SLOT", "SLOTS_OUT", "MAX_OUT"), "*i32"),
+    **dict.fromkeys(("SEEN_OUT", "SEEN_OTHERS_OUT", "TOP_PLACE_OUT", "CANDIDATE"), "*i32"),
+    "scale": "fp32",
+    "softcap": "fp32",
+}
+SHAPE = {"DIM": 64, "D": 64, "QUERIES": 64, "KEYS": 64}
+OPEN = {"CAUSAL": True, "WINDOW": False, "SOFTCAP": False, "PADDED": False, "MASK": ""}
+SHUT = {"CAUSAL": False, "WINDOW": True, "SOFTCAP": True, "PADDED": True, "MASK": "bool"}
+EVERYTHING = {
+    **dict.fromkeys(("ENTROPY", "DISTANCE", "TOP", "SELF", "SQUARES", "SUM", "OTHERS", "MAX", "PLACE"), True),
+    "SPAN_COUNT": 2,
+    "SPAN_COLUMNS": 2,
+    "WINDOW_COUNT": 2,
+}
+CORE = {
+    **dict.fromkeys(("ENTROPY", "DISTANCE", "TOP", "SUM", "MAX", "DETERMINISTIC"), True),
+    "SPANS": 2,
+    "ROWS": hopper.QUERIES,
+    "DTYPE": gl.bfloat16,
+    "WINDOW": False,
+}
+JOBS: list[tuple[Any, dict[str, Any], dict[str, int]]] = [
+    *[
+        (kernel, {**SHAPE, **masks, **more}, {})
+        for masks in (OPEN, SHUT)
+        for kernel, more in (
+            (general.log_sum_exp_kernel, {"HAS_SINK": True}),
+            (general.statistics_kernel, EVERYTHING),
+            (general.top_keys_kernel, {"COUNT": 5, "PLACES": 8}),
+            (general.histogram_kernel, {"BINS": 19}),
+            (general.tile_kernel, {"QUERIES": 128, "KEYS": 128}),
+        )
+    ],
+    *[
+        (hopper.core_kernel, {**SHAPE, **CORE, "D": d, "STAGES": hopper.TUNED[d]["STAGES"], **more}, hopper.TUNED[d])
+        for d, more in (
+            (64, {}),
+            (128, {}),
+            (64, {"DTYPE": gl.float16}),
+            (128, {"WINDOW": True, "DETERMINISTIC": False}),
+        )
+    ],
+    (hopper.strongest_kernel, {**SHAPE, "WINDOW": True, "ROWS": 16}, {}),
+]
+
+
+def compile_kernel(kernel: Any, constants: dict[str, Any], options: dict[str, int]) -> None:
+    kinds = dict(TYPES)
+    if constants.get("DETERMINISTIC") is False:
+        kinds["SUM_OUT"] = "*fp32"
+    if constants.get("DTYPE") is gl.float16:
+        kinds |= {"Q": "*fp16", "K": "*fp16"}
+    signature, values, aligned = {}, {}, {}
+    for at, parameter in enumerate(kernel.params):
+        name = parameter.name
+        if parameter.is_constexpr:
+            signature[name], values[name] = "constexpr", constants[name]
+            continue
+        pointer = "*bf16" if name in ("Q", "K") else "*fp32"
+        signature[name] = kinds.get(name, pointer if name.isupper() else "i32")
+        if name.isupper() or name.endswith(("_batch", "_head", "_row")):
+            aligned[(at,)] = [["tt.divisibility", 16]]
+    source = GluonASTSource if isinstance(kernel, GluonJITFunction) else ASTSource
+    triton.compile(
+        source(fn=kernel, signature=signature, constexprs=values, attrs=aligned),
+        target=GPUTarget("cuda", 90, 32),
+        options={"num_warps": 4, "maxnreg": options.get("maxnreg")},
+    )
+
+
+if __name__ == "__main__":
+    for kernel, constants, options in JOBS:
+        compile_kernel(kernel, constants, options)
+    print(*sorted({kernel.__name__ for kernel, _, _ in JOBS}))
