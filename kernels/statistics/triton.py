@@ -40,6 +40,13 @@ def load_rows(pointer, rows, length, stride, D: tl.constexpr, DIM: tl.constexpr)
 
 
 @triton.jit
+def load_lse(pointer, rows, stop):
+    """L of each row; infinite for one that sees nothing or is beyond the last: every p is 0 there, and none is NaN."""
+    lse = tl.load(pointer + rows, mask=rows < stop, other=float("inf"))
+    return tl.where(lse == float("-inf"), float("inf"), lse)
+
+
+@triton.jit
 def logits_of(
     q, k, i, j, n, m, mask, mask_row, mask_column, padding, scale, softcap, lowest, window,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, PADDED: tl.constexpr, MASK: tl.constexpr,
@@ -99,7 +106,6 @@ def log_sum_exp_kernel(
     largest = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     if HAS_SINK:
-        largest += tl.load(SINK + h).to(tl.float32)
         largest = tl.zeros([QUERIES], tl.float32) + tl.load(SINK + h).to(tl.float32)
         total += 1.0
     start, stop = reach(first, n, m, window, QUERIES, CAUSAL, WINDOW)
@@ -139,8 +145,7 @@ def statistics_kernel(
     i = first + tl.arange(0, QUERIES)
     q = load_rows(Q + b * q_batch + h * q_head, i, n, q_row, D, DIM)
     keys = K + b * k_batch + (h // group) * k_head
-    lse = tl.load(LSE + row * n + i, mask=i < n, other=float("inf"))
-    lse = tl.where(lse == float("-inf"), float("inf"), lse)  # a row that sees nothing: every p is 0, none is NaN
+    lse = load_lse(LSE + row * n, i, n)
     query_at = tl.load(QUERY_AT + b * n + i, mask=i < n, other=0)
     earliest = tl.load(QUERY_AT + b * n)
     entropy, distance, clipped, own, squares = (
@@ -249,8 +254,7 @@ def top_keys_kernel(
     i = first + tl.arange(0, QUERIES)
     q = load_rows(Q + b * q_batch + h * q_head, i, n, q_row, D, DIM)
     keys = K + b * k_batch + (h // group) * k_head
-    lse = tl.load(LSE + row * n + i, mask=i < n, other=float("inf"))
-    lse = tl.where(lse == float("-inf"), float("inf"), lse)
+    lse = load_lse(LSE + row * n, i, n)
     place = tl.arange(0, PLACES)
     # Places beyond COUNT hold more than any weight, so that nothing is ever put there.
     weights = tl.zeros([QUERIES, PLACES], tl.float32) + tl.where(place < COUNT, 0.0, 2.0)[None, :]
@@ -298,8 +302,7 @@ def histogram_kernel(
     i = first + tl.arange(0, QUERIES)
     q = load_rows(Q + b * q_batch + h * q_head, i, n, q_row, D, DIM)
     keys = K + b * k_batch + (h // group) * k_head
-    lse = tl.load(LSE + row * n + i, mask=i < n, other=float("inf"))
-    lse = tl.where(lse == float("-inf"), float("inf"), lse)
+    lse = load_lse(LSE + row * n, i, n)
     query_at = tl.load(QUERY_AT + b * n + i, mask=i < n, other=0)
     start, stop = reach(first, n, m, window, QUERIES, CAUSAL, WINDOW)
     for at in range(start // KEYS * KEYS, stop, KEYS):
@@ -343,8 +346,7 @@ def tile_kernel(
         start, stop = tl.maximum(start, left), tl.minimum(stop, right)
         if start < stop:
             q = load_rows(Q + b * q_batch + h * q_head, i, n, q_row, D, DIM)
-            lse = tl.load(LSE + row * n + i, mask=i < bottom, other=float("inf"))
-            lse = tl.where(lse == float("-inf"), float("inf"), lse)
+            lse = load_lse(LSE + row * n, i, bottom)
             for at in range(start, stop, KEYS):
                 j = at + tl.arange(0, KEYS)
                 k = load_rows(K + b * k_batch + (h // group) * k_head, j, m, k_row, D, DIM)
@@ -530,8 +532,8 @@ def _rows_and_columns(attention: Attention, asked: Request, common: dict[str, An
         found["top_key"] = positions_of(out["TOP_SLOT"], attention.key_positions)
     found |= {f"mass:{name}": out["MASS_OUT"][..., at].contiguous() for at, name in enumerate(asked.spans) if spans}
     for at, suffix in enumerate(asked.over()):
+        kept = {kind: out[kind][:, :, at] for kind in COLUMNS if out[kind].ndim == 4}
         for name in per_key:
-            kept = {kind: out[kind][:, :, at] for kind in COLUMNS if out[kind].ndim == 4}
             found[name + suffix] = _column(name, kept, attention.query_positions)
     return {name: found[name] for name in asked.results(b, h, n, m) if name in found}
 

@@ -356,7 +356,6 @@ def test_twice_the_length_never_takes_the_blocked_path_more_than_twice_as_large_
 def test_triton_in_tiles_of_its_own_size_equals_the_plain_one(
     case: str, measure: Measure, plain: Plain, assert_same: Same
 ) -> None:
-    pytest.importorskip("kernels.statistics.triton")
     q, k, options = CASES[case]()
     found = measure(q, k, wanted=STATISTICS, implementation="triton", **options)
     assert_same(found, plain(q, k, **options))
