@@ -10,7 +10,6 @@ conditions, which then decode side by side.
 
 import random
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,23 +18,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.interventions import Ablation, Meaning, When, compile_plan
+from analysis.compiling import compile_plan
+from analysis.interventions import Meaning, When, ablation
 from analysis.needles import PASS_RECALL, Case, answer_recall, build
 from analysis.retrieval import by_cell
+from analysis.selection import matched_control
 from analysis.study import case_record
 from analysis.uncertainty import CONFIDENCE, paired_difference, wilson
+from probes.anatomy import Anatomy
 from probes.errors import HeadscopeError
 from probes.generation import check_length, greedy_branches, prefill
 from probes.heads import Head
+from probes.plan import Plan
 from probes.subject import Subject
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One ablation under a name such as query_zero/decode/top/5 or query_zero/decode/random/5/0."""
+    """Heads to silence, under a name such as query_zero/decode/top/5 or query_zero/decode/random/5/0."""
 
     name: str
-    ablation: Ablation
+    heads: tuple[Head, ...]
+    meaning: Meaning
+    phase: When
+
+    def plan(self, anatomy: Anatomy, means: Mapping[int, Tensor] | None, device: torch.device) -> Plan:
+        done = [ablation(self.heads, self.meaning, self.phase)]
+        return compile_plan(anatomy, done, means=means, device=device)
 
 
 def conditions(
@@ -63,33 +72,10 @@ def conditions(
         ]
         for meaning in meanings:
             for phase in phases:
-                found.append(Condition(f"{meaning}/{phase}/top/{k}", Ablation(top, meaning, phase)))
+                found.append(Condition(f"{meaning}/{phase}/top/{k}", top, meaning, phase))
                 for i, control in enumerate(controls):
-                    found.append(Condition(f"{meaning}/{phase}/random/{k}/{i}", Ablation(control, meaning, phase)))
+                    found.append(Condition(f"{meaning}/{phase}/random/{k}/{i}", control, meaning, phase))
     return found
-
-
-def matched_control(
-    chosen: Sequence[Head], every: Sequence[Head], protected: frozenset[Head], *, draw: random.Random
-) -> tuple[Head, ...]:
-    """As many random heads as `chosen`, per layer where the layer has enough; the rest from the nearest layers."""
-    free = sorted(set(every) - set(chosen) - protected)
-    if len(free) < len(chosen):
-        raise HeadscopeError(
-            f"A control for {len(chosen)} heads needs as many others, and only {len(free)} are neither ablated nor "
-            "retrieval heads: choose a smaller K."
-        )
-    control: list[Head] = []
-    lacking: list[int] = []
-    for layer, wanted in sorted(Counter(head.layer for head in chosen).items()):
-        own = [head for head in free if head.layer == layer]
-        control += draw.sample(own, min(wanted, len(own)))
-        lacking += [layer] * (wanted - len(own))
-    for layer in lacking:
-        left = [head for head in free if head not in control]
-        nearest = min(abs(head.layer - layer) for head in left)
-        control.append(draw.choice([head for head in left if abs(head.layer - layer) == nearest]))
-    return tuple(sorted(control))
 
 
 @torch.inference_mode()
@@ -107,21 +93,18 @@ def examine(
     last = int(prompt.ids[-1])
     anatomy, device = subject.anatomy, subject.device
 
-    def answers(cache: Any, ablations: Sequence[Ablation]) -> list[dict[str, Any]]:
-        plan = compile_plan(anatomy, ablations, means, device=device)
-        found = greedy_branches(subject, cache, last, new_tokens, plan, len(ablations))
+    def answers(cache: Any, plans: Sequence[Plan]) -> list[dict[str, Any]]:
+        found = greedy_branches(subject, cache, last, new_tokens, Plan.stack(plans), len(plans))
         return [_judged(subject.tokenizer.decode(ids, skip_special_tokens=True).strip(), case) for ids in found]
 
-    as_it_is = Ablation((), "query_zero", "decode")
+    plans = {test.name: test.plan(anatomy, means, device) for test in tests}
+    sharing = [name for name, plan in plans.items() if not plan.acts_in("prefill")]
     clean = prefill(subject, prompt.ids)
-    decoding = [test for test in tests if test.ablation.phase == "decode"]
-    baseline, *results = answers(clean, [as_it_is, *(test.ablation for test in decoding)])
-    by_name = dict(zip((test.name for test in decoding), results, strict=True))
-    for test in tests:
-        if test.ablation.phase != "decode":
-            plan = compile_plan(anatomy, [test.ablation], means, device=device)
-            cache = prefill(subject, prompt.ids, plan)
-            by_name[test.name] = answers(cache, [test.ablation])[0]
+    baseline, *results = answers(clean, [Plan(), *(plans[name] for name in sharing)])
+    by_name = dict(zip(sharing, results, strict=True))
+    for name, plan in plans.items():
+        if name not in by_name:
+            by_name[name] = answers(prefill(subject, prompt.ids, plan), [plan])[0]
     return {
         **case_record(subject, case, len(prompt), prompt.spans["needle"]),
         "baseline": baseline,
@@ -139,7 +122,7 @@ def summarise(records: Sequence[Mapping[str, Any]], tests: Sequence[Condition], 
     correct = {
         test.name: np.array([float(record["conditions"][test.name]["correct"]) for record in records]) for test in tests
     }
-    heads = {test.name: test.ablation.heads for test in tests}
+    heads = {test.name: test.heads for test in tests}
     curve = []
     for name in (test.name for test in tests if "/top/" in test.name):
         meaning, phase, _, k = name.split("/")

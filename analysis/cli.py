@@ -17,6 +17,24 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from analysis.cli_interventions import app as interventions
+from analysis.options import (
+    Cases,
+    Depths,
+    Device,
+    DryRun,
+    Dtype,
+    GridName,
+    Haystack,
+    Json,
+    Lengths,
+    Model,
+    NewTokens,
+    Out,
+    Resume,
+    Seed,
+    Workers,
+)
 from probes.errors import HeadscopeError
 
 app = typer.Typer(
@@ -25,26 +43,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="See, measure and silence the attention heads of language models.\n\nStart with `headscope demo`.",
 )
+app.add_typer(interventions)
 console = Console()
 
 INTERRUPTED = 130
 NO_MEMORY = "out of memory|can't allocate memory"  # as CUDA and PyTorch's CPU allocator say it
-
-Model = Annotated[str, typer.Option(help="Short name, folder, .gguf file or hub id.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU where there is one.")]
-Dtype = Annotated[str | None, typer.Option(help="float32 (default on a CPU), bfloat16 (on a GPU), float16.")]
-Out = Annotated[Path, typer.Option(help="Folder that holds the runs.", envvar="HEADSCOPE_RUNS")]
-Resume = Annotated[str | None, typer.Option(help='"last", or a run to go on with.')]
-Seed = Annotated[int, typer.Option(help="Everything random is drawn from this.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the answers as JSON, and nothing else.")]
-DryRun = Annotated[bool, typer.Option(help="Say what would be done and what it needs; do nothing.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes that share the cases; for GPUs and big machines.")]
-GridName = Annotated[str, typer.Option("--grid", help="quick, standard or full (3 x 20 x 10, as in the paper).")]
-Lengths = Annotated[str | None, typer.Option(help="Prompt lengths in tokens, such as 512,1024; instead of the grid's.")]
-Depths = Annotated[str | None, typer.Option(help="Depths from 0 to 1, such as 0,0.5,1; instead of the grid's.")]
-Cases = Annotated[Path | None, typer.Option(help="Your own cases: JSONL with question, needle, answer, haystack.")]
-Haystack = Annotated[str | None, typer.Option(help="Hide every needle in this text file instead.")]
-NewTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")]
 
 
 @app.command()
@@ -93,10 +96,11 @@ def retrieval(
     - `headscope retrieval --cases my.jsonl --resume last`
     """
     from analysis import commands
+    from analysis.display import Handling
 
     commands.retrieval(
         commands.Request(model, grid, lengths, depths, cases, haystack, new_tokens, device, dtype, seed, "detect"),
-        commands.Handling(out, resume, workers, as_json, dry_run),
+        Handling(out, resume, workers, as_json, dry_run),
     )
 
 
@@ -143,10 +147,11 @@ def ablate(
     - `headscope ablate --heads L17H4,L20H1 --phase decode,both`
     """
     from analysis import commands
+    from analysis.display import Handling
 
     commands.ablate(
         commands.Request(model, grid, lengths, depths, cases, haystack, new_tokens, device, dtype, seed, "judge"),
-        commands.Handling(out, resume, workers, as_json, dry_run),
+        Handling(out, resume, workers, as_json, dry_run),
         heads_from=heads_from,
         heads=heads,
         top=top,
@@ -163,8 +168,9 @@ def demo(out: Out = Path("runs")) -> None:
     Safe to stop and start again: it goes on where it was.
     """
     from analysis import commands
+    from analysis.display import Handling
 
-    handling = commands.Handling(out, "last", 1, False, False)
+    handling = Handling(out, "last", 1, False, False)
     run = commands.retrieval(
         commands.Request("smollm2-135m", "quick", None, None, None, None, None, None, None, 0, "detect"), handling
     )
@@ -188,15 +194,15 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """List the runs, or show one."""
-    from analysis import commands
+    from analysis import display
     from analysis.runs import find_run, list_runs
 
     if name is not None:
         run = find_run(name, out)
         if as_json:
-            commands.print_json(run)
+            display.print_json(run)
         else:
-            commands.show(run)
+            display.show(run)
         return
     found, problems = list_runs(out)
     if as_json:

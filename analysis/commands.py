@@ -10,27 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from analysis import ablation as ablating
 from analysis import retrieval as retrieving
+from analysis.calibration import CALIBRATION_TOKENS, calibrate
+from analysis.display import Handling, console, report
 from analysis.interventions import MEANINGS, PHASES, Meaning
 from analysis.needles import Case, Triple, build, grid, haystack, load_triples, spread, triples
+from analysis.ranking import run_scores
 from analysis.runs import OpenRun, Run, find_run, write_json, writing
 from analysis.study import GRIDS, ModelChoice, work_through
-from analysis.uncertainty import interval
 from probes.anatomy import Anatomy
-from probes.capture import mean_queries
 from probes.errors import HeadscopeError
 from probes.generation import check_length
 from probes.heads import Head, check_heads, parse_heads
 from probes.memory import check_fits, forward_bytes
 from probes.sources import DEFAULT_MODEL
 from probes.subject import Subject
-
-CALIBRATION_TOKENS = 512  # least length of the prompts whose mean query stands in for a head's own
-WORDS = {"decode": "decoding", "prefill": "prefill", "both": "prefill and decoding"}
-console = Console()
 
 
 @dataclass(frozen=True)
@@ -48,17 +44,6 @@ class Request:
     dtype: str | None
     seed: int
     role: str
-
-
-@dataclass(frozen=True)
-class Handling:
-    """How the work is done: nothing here changes the results, but for the rounding of several workers."""
-
-    out: Path
-    resume: str | None
-    workers: int
-    as_json: bool
-    dry_run: bool
 
 
 @dataclass(frozen=True)
@@ -90,7 +75,7 @@ def retrieval(request: Request, handling: Handling) -> Run | None:
                 write_json(run.run.path / "head_scores.json", retrieving.raw_scores(worked.records, layers, heads))
             summary = retrieving.summarise(worked.records, frame, table)
             run.finish(heads=frame, summary=summary, **worked.cost)
-    _report(run.run, handling)
+    report(run.run, handling)
     return run.run
 
 
@@ -135,9 +120,7 @@ def ablate(
     means = None
     if "query_mean" in chosen_meanings:
         length = max(CALIBRATION_TOKENS, work.cases[0].length)
-        calibration = grid(triples("detect"), [length], [0.5], seed=request.seed)
-        facts["calibration"] = [case.id for case in calibration]
-        means = mean_queries(work.subject, [build(work.subject, case) for case in calibration])
+        means, facts["calibration"] = calibrate(work.subject, length, seed=request.seed)
     examine = partial(ablating.examine, tests=tests, means=means, new_tokens=work.new_tokens)
     with OpenRun.start(handling.out, "ablation", facts, resume=handling.resume) as run:
         if not run.run.finished:
@@ -151,10 +134,10 @@ def ablate(
                 "heads_from": facts["heads_from"] or "heads named by hand",
                 "ranked": [str(head) for head in ranked[: max(ks)]],
                 "protected": [str(head) for head in sorted(protected)],
-                "sets": {test.name: [str(head) for head in test.ablation.heads] for test in tests},
+                "sets": {test.name: [str(head) for head in test.heads] for test in tests},
             }
             run.finish(heads=None, summary=summary, **worked.cost)
-    _report(run.run, handling)
+    report(run.run, handling)
     return run.run
 
 
@@ -163,19 +146,13 @@ def _ranking(source: Run, work: _Work) -> tuple[list[Head], frozenset[Head]]:
 
     Raises HeadscopeError where it ranked nothing, or another model's heads, or by the very cases that are to judge.
     """
-    frame = source.heads()
-    if frame.empty:
-        raise HeadscopeError(f"In the run {source.id} no case was answered, so it ranks no head: try shorter lengths.")
-    ranked = retrieving.rank_heads(frame)
-    if sorted(ranked) != work.subject.anatomy.heads() or source.manifest["model"].get("sha256") != work.subject.sha256:
-        raise HeadscopeError(f"The run {source.id} ranked the heads of another model than {work.subject.name}.")
+    scores, protected = run_scores(source, work.subject)
     seen = {(case["question"], case["answer"]) for case in source.cases()}
     if both := [case.triple.key for case in work.cases if (case.triple.question, case.triple.answer) in seen]:
         raise HeadscopeError(
             f"The case {both[0]} also chose the heads in the run {source.id}: judge them on other --cases."
         )
-    scores = frame[(frame["metric"] == "retrieval_score") & (frame["value"] >= retrieving.RETRIEVAL_THRESHOLD)]
-    return ranked, frozenset(Head(int(a), int(b)) for a, b in scores[["layer", "head"]].to_numpy())
+    return retrieving.rank_heads(scores.frame), protected
 
 
 def _possible(meanings: list[Meaning], anatomy: Anatomy, *, asked: bool) -> list[Meaning]:
@@ -191,83 +168,6 @@ def _possible(meanings: list[Meaning], anatomy: Anatomy, *, asked: bool) -> list
         Console(stderr=True).print(f"query_mean is left out: {error}")
         return [meaning for meaning in meanings if meaning != "query_mean"]
     return meanings
-
-
-def show(run: Run) -> None:
-    """A finished run as tables; an unfinished one as a sentence."""
-    manifest = run.manifest
-    if not run.finished:
-        console.print(f"{run.id}: {manifest['state']}, {len(run.cases())} of {manifest.get('total_cases', '?')} cases.")
-        return
-    summary, model = run.summary(), manifest["model"]
-    console.print(
-        f"\n[bold]{manifest['command']}[/] of {model['name']} ({model['dtype']}, {model['device']}), "
-        f"{summary['n_cases']} cases, 95 % intervals over cases"
-    )
-    if manifest["command"] == "retrieval":
-        _show_retrieval(summary)
-    else:
-        _show_ablation(summary)
-    console.print(f"Run: {run.path}")
-
-
-def _show_retrieval(summary: dict[str, Any]) -> None:
-    console.print(
-        f"Needle accuracy {_interval(summary['accuracy'])}; {len(summary['failures'])} cases failed the gate."
-    )
-    if not summary["top"]:
-        console.print("No case was answered, so no head has a score: try shorter lengths or look at the responses.")
-        return
-    console.print(f"Scores are means over the {summary['n_passed']} answered cases.")
-    table = Table("head", "retrieval score", "interval", "active in", "LOCOS")
-    for row in summary["top"]:
-        interval = f"{row['low']:.2f} to {row['high']:.2f}"
-        table.add_row(row["head"], f"{row['score']:.2f}", interval, f"{row['frequency']:.0%}", f"{row['locos']:.3f}")
-    console.print(table)
-    console.print(
-        f"{summary['heads_at_threshold']} heads ({summary['share_at_threshold']:.1%}) score {summary['threshold']} or "
-        f"more, {summary['zero_share']:.0%} score 0."
-    )
-    if summary["stability"]:
-        k = summary["stability"]["k"]
-        console.print(
-            f"Two halves of the cases share {summary['stability']['overlap']} of their top {k} heads; "
-            f"LOCOS shares {summary['locos_overlap']} of {k} with the retrieval score."
-        )
-
-
-def _show_ablation(summary: dict[str, Any]) -> None:
-    console.print(f"Needle accuracy as the model is: {_interval(summary['baseline'])}")
-    for meaning, phase in dict.fromkeys((row["meaning"], row["phase"]) for row in summary["curve"]):
-        table = Table("K", "top silenced", "random silenced", "sets", "difference")
-        for row in summary["curve"]:
-            if (row["meaning"], row["phase"]) == (meaning, phase):
-                each = row["control"]["each"]
-                top, random, difference = (_interval(row[name]) for name in ("ablated", "control", "difference"))
-                table.add_row(str(row["k"]), top, random, f"{min(each):.2f}, {max(each):.2f}", difference)
-        console.print(f"\n[bold]{meaning}[/] during {WORDS[phase]}")
-        console.print(table)
-    console.print(
-        f"random: {len(each)} sets of as many heads of the same layers; sets: the worst and the best of them; "
-        "difference: random minus top, paired."
-    )
-
-
-def _interval(estimate: dict[str, Any]) -> str:
-    return interval(estimate).replace("[", r"\[")
-
-
-def _report(run: Run, handling: Handling) -> None:
-    if handling.as_json:
-        print_json(run)
-    else:
-        show(run)
-
-
-def print_json(run: Run) -> None:
-    """The run's summary for machines; null for a run that has not ended."""
-    summary = run.summary() if run.finished else None
-    print(json.dumps({"run": str(run.path), "state": run.manifest["state"], "summary": summary}, indent=1))
 
 
 def _prepare(request: Request) -> _Work:

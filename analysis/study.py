@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -20,7 +20,15 @@ from analysis.runs import OpenRun
 from probes.memory import peak_bytes
 from probes.subject import Subject, load
 
-Examine = Callable[[Subject, Case], dict[str, Any]]
+
+class Unit(Protocol):
+    """One piece of a run's work. Its id names its line among the results."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Examine = Callable[[Subject, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def case_record(subject: Subject, case: Case, tokens: int, needle: Sequence[int]
 
 def work_through(
     run: OpenRun,
-    cases: Sequence[Case],
+    cases: Sequence[Unit],
     subject: Subject,
     choice: ModelChoice,
     examine: Examine,
@@ -111,7 +119,7 @@ def work_through(
 
 
 def _results(
-    cases: Sequence[Case], subject: Subject, choice: ModelChoice, examine: Examine, workers: int
+    cases: Sequence[Unit], subject: Subject, choice: ModelChoice, examine: Examine, workers: int
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Each result with the most memory that its process has held."""
     if workers <= 1:
@@ -134,5 +142,5 @@ def _start_worker(choice: dict[str, Any], examine: Examine) -> None:
     _WORKER.update(subject=ModelChoice(**choice).load(), examine=examine)
 
 
-def _examine_in_worker(case: Case) -> tuple[dict[str, Any], int]:
+def _examine_in_worker(case: Unit) -> tuple[dict[str, Any], int]:
     return _WORKER["examine"](_WORKER["subject"], case), peak_bytes(_WORKER["subject"].device)

@@ -15,7 +15,8 @@ from typing import Any
 
 from harness import Groups, Work, main
 
-from analysis.interventions import Ablation, compile_plan
+from analysis.compiling import compile_plan
+from analysis.interventions import ablation
 from probes.generation import greedy, greedy_branches, last_logits
 from probes.plan import Plan
 from probes.readers import NeedleReader, StatisticsReader
@@ -77,21 +78,19 @@ def decoding(around: Around, work: Work) -> Callable[[], None]:
     return run
 
 
-def ablations(work: Work) -> list[Ablation]:
+def plans(work: Work) -> list[Plan]:
     """Branch i silences every 19th head from head i on, ten of them."""
-    heads = work.subject.anatomy.heads()
-    return [Ablation(tuple(heads[i::BRANCHES][:ABLATED]), "query_zero", "decode") for i in range(BRANCHES)]
-
-
-def plan(work: Work, chosen: list[Ablation]) -> Plan:
-    return compile_plan(work.subject.anatomy, chosen, device=work.subject.device)
+    anatomy, device = work.subject.anatomy, work.subject.device
+    heads = anatomy.heads()
+    sets = [ablation(heads[i::BRANCHES][:ABLATED], "query_zero", "decode") for i in range(BRANCHES)]
+    return [compile_plan(anatomy, [each], device=device) for each in sets]
 
 
 def one_by_one(work: Work) -> Callable[[], None]:
-    cache, plans = work.cache, [plan(work, [ablation]) for ablation in ablations(work)]
+    cache, every = work.cache, plans(work)
 
     def run() -> None:
-        for each in plans:
+        for each in every:
             with Tap(work.subject, plan=each):
                 greedy(work.subject, deepcopy(cache), int(work.ids[-1]), NEW_TOKENS)
 
@@ -99,7 +98,7 @@ def one_by_one(work: Work) -> Callable[[], None]:
 
 
 def together(work: Work) -> Callable[[], Any]:
-    every = plan(work, ablations(work))
+    every = Plan.stack(plans(work))
     return partial(greedy_branches, work.subject, work.cache, int(work.ids[-1]), NEW_TOKENS, every, BRANCHES)
 
 

@@ -92,6 +92,20 @@ class Anatomy:
         """Every head of the decoder, in order."""
         return [Head(layer.index, head) for layer in self.decoder for head in range(layer.query_heads)]
 
+    def group(self, layer: int, group: int) -> list[Head]:
+        """The query heads that share a KV head, L17G1 for group 1 of layer 17. HeadscopeError where there is none."""
+        if layer >= self.layers or group >= self.decoder[layer].kv_heads:
+            raise HeadscopeError(
+                f"L{layer}G{group} does not exist: this model has layers 0 to {self.layers - 1} and KV groups 0 to "
+                f"{self.decoder[0].kv_heads - 1}."
+            )
+        size = self.decoder[layer].group_size
+        return [Head(layer, head) for head in range(group * size, (group + 1) * size)]
+
+    def groups(self) -> list[list[Head]]:
+        """Every KV group of the decoder, in order."""
+        return [self.group(layer.index, group) for layer in self.decoder for group in range(layer.kv_heads)]
+
     def describe(self) -> dict[str, object]:
         """The same facts as plain data, for a run's manifest."""
         first = self.decoder[0]

@@ -1,13 +1,92 @@
-"""What a Tap changes, layer by layer. Each row of the batch may be changed differently.
+"""What a Tap changes, layer by layer and phase by phase. Each row of the batch may be changed differently.
 
-Of the six parts of the design, two are built: query scale or replacement, and a factor on a head's output.
+The parts of a LayerPlan, in the order in which they act on a head:
+
+    query_scale, query_fill   the query: scaled after RoPE, or replaced before any norm and RoPE
+    swaps                     another rule in place of softmax (kernels.mechanisms)
+    weights, moves, streams   the attention weights (kernels.reweight): spans weighed, mass moved, a head that streams
+    output_scale              a factor on what the head puts out
+
+Tensors carry a leading batch dim b, of the batch's size or 1 for all rows alike.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
+from safetensors.torch import load, save
 from torch import Tensor
+
+from kernels.reweight import Change, Move, Stream, Weight
+from probes.errors import HeadscopeError
+
+PHASES = ("prefill", "decode")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A set of token positions: `table` says it of the first positions, `beyond` of all after them.
+
+    newest: the last query of every forward, wherever it is (of queries only).
+    """
+
+    table: Bool[Tensor, "b positions"]
+    beyond: bool = False
+    newest: bool = False
+
+    def holds(self, positions: Int[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+        """Which of these positions are in the set; padding, at negative positions, never is."""
+        table = self.table.to(positions.device).expand(len(positions), -1)
+        size = table.shape[1]
+        found = torch.full_like(positions, self.beyond, dtype=torch.bool)
+        if size:
+            inside = table.gather(1, positions.clamp(0, size - 1))
+            found = torch.where(positions < size, inside, found)
+        found = found & (positions >= 0)
+        if self.newest:
+            found[:, -1] = True
+        return found
+
+
+@dataclass(frozen=True)
+class SpanWeight:
+    """Attention of `queries` to `keys` times `factor`; renormalise: the row's other keys make room (a logit shift)."""
+
+    keys: Positions
+    queries: Positions
+    factor: Float[Tensor, "b h"]
+    renormalise: bool = True
+
+
+@dataclass(frozen=True)
+class MassMove:
+    """`share` of each row's attention on `source` goes to `target`, in proportion to what target holds."""
+
+    source: Positions
+    target: Positions
+    queries: Positions
+    share: Float[Tensor, "b h"]
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """These heads see the first `sink` tokens and the last `window`, their own included."""
+
+    heads: Bool[Tensor, "b h"]
+    sink: int
+    window: int
+
+
+@dataclass(frozen=True)
+class Swap:
+    """These heads follow another rule than softmax: a Mechanism by name, with its settings."""
+
+    heads: Bool[Tensor, "b h"]
+    mechanism: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -21,27 +100,202 @@ class LayerPlan:
     query_scale: Float[Tensor, "b h"] | None = None
     query_filled: Bool[Tensor, "b h"] | None = None
     query_fill: Float[Tensor, "h d"] | None = None
+    swaps: tuple[Swap, ...] = ()
+    weights: tuple[SpanWeight, ...] = ()
+    moves: tuple[MassMove, ...] = ()
+    streams: tuple[Streaming, ...] = ()
     output_scale: Float[Tensor, "b h"] | None = None
+
+    @property
+    def reweighs(self) -> bool:
+        return bool(self.weights or self.moves or self.streams)
+
+    @property
+    def needs_masses(self) -> bool:
+        """Whether the change depends on how much attention a row pays to its spans."""
+        return bool(self.moves) or not all(weight.renormalise for weight in self.weights)
+
+    def change(self, queries: Int[Tensor, "b n"], keys: Int[Tensor, "b m"]) -> Change:
+        """What kernels.reweight is to do to queries and keys that stand at these positions."""
+        device = queries.device
+        return Change(
+            tuple(
+                Weight(w.keys.holds(keys), w.queries.holds(queries), w.factor.to(device), w.renormalise)
+                for w in self.weights
+            ),
+            tuple(
+                Move(m.source.holds(keys), m.target.holds(keys), m.queries.holds(queries), m.share.to(device))
+                for m in self.moves
+            ),
+            tuple(Stream(s.heads.to(device), s.sink, s.window) for s in self.streams),
+        )
 
     def rows(self, index: Int[Tensor, " rows"]) -> "LayerPlan":
         """The plan for some rows of the batch."""
+        # query_fill alone is the same for all rows: which of them take it, query_filled says.
+        picked = _each_tensor(replace(self, query_fill=None), lambda tensor: _pick(tensor, index))
+        return replace(picked, query_fill=self.query_fill)
 
-        def pick(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[index]
 
-        return LayerPlan(pick(self.query_scale), pick(self.query_filled), self.query_fill, pick(self.output_scale))
+@dataclass
+class Report:
+    """What was done under a Plan: the path each layer took in each phase, and rows that could not be changed as asked.
+
+    Counted in (row, head) pairs: without_key saw no key any more and put out zero; without_target had attention to give
+    away and nowhere to put it, and were left as they were.
+    """
+
+    paths: dict[str, dict[int, str]] = field(default_factory=dict)
+    without_key: Any = 0
+    without_target: Any = 0
+
+    def add(self, phase: str, layer: int, path: str, without_key: Any = 0, without_target: Any = 0) -> None:
+        self.paths.setdefault(phase, {})[layer] = path
+        self.without_key = self.without_key + without_key
+        self.without_target = self.without_target + without_target
+
+    def to_json(self) -> dict[str, Any]:
+        """{"paths": {phase: {path: layers}}, ...}: layers that took the same path together."""
+        paths: dict[str, dict[str, list[int]]] = {}
+        for phase, layers in self.paths.items():
+            for layer, path in sorted(layers.items()):
+                paths.setdefault(phase, {}).setdefault(path, []).append(layer)
+        return {
+            "paths": paths,
+            "rows_without_key": int(self.without_key),
+            "rows_without_target": int(self.without_target),
+        }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Decoder layers to change, and in which phases of generation. An empty Plan changes nothing."""
+    """Decoder layers to change in the prefill and in decoding. An empty Plan changes nothing.
 
-    layers: Mapping[int, LayerPlan] = field(default_factory=dict)
-    phases: frozenset[str] = frozenset({"prefill", "decode"})
+    report is filled by the Taps that apply the plan.
+    """
+
+    prefill: Mapping[int, LayerPlan] = field(default_factory=dict)
+    decode: Mapping[int, LayerPlan] = field(default_factory=dict)
+    report: Report = field(default_factory=Report, compare=False)
+
+    def layer(self, phase: str, index: int) -> LayerPlan | None:
+        """What happens at one layer in one phase."""
+        return (self.prefill if phase == "prefill" else self.decode).get(index)
+
+    def acts_in(self, phase: str) -> bool:
+        return bool(self.prefill if phase == "prefill" else self.decode)
+
+    @property
+    def _steps(self) -> list[LayerPlan]:
+        return [*self.prefill.values(), *self.decode.values()]
+
+    @property
+    def branchable(self) -> bool:
+        """Whether rows may decode side by side as branches of one prompt: queries and outputs are all it changes."""
+        return not any(step.swaps or step.reweighs for step in self._steps)
 
     def replaces_queries(self, layer: int) -> bool:
-        return layer in self.layers and self.layers[layer].query_fill is not None
+        steps = (self.prefill.get(layer), self.decode.get(layer))
+        return any(step is not None and step.query_fill is not None for step in steps)
+
+    def swaps(self, layer: int) -> bool:
+        """Whether some head of this layer follows another rule than softmax."""
+        return any(step is not None and step.swaps for step in (self.prefill.get(layer), self.decode.get(layer)))
 
     def rows(self, index: Int[Tensor, " rows"]) -> "Plan":
         """The plan for some rows of the batch."""
-        return Plan({layer: step.rows(index) for layer, step in self.layers.items()}, self.phases)
+        return replace(
+            self,
+            prefill={layer: step.rows(index) for layer, step in self.prefill.items()},
+            decode={layer: step.rows(index) for layer, step in self.decode.items()},
+        )
+
+    @classmethod
+    def stack(cls, plans: Sequence["Plan"]) -> "Plan":
+        """One plan whose row i does what plans[i], a plan of one row, does; they change queries and outputs only."""
+        if not all(plan.branchable for plan in plans):
+            raise HeadscopeError("Only plans that change queries and outputs can run side by side in one batch.")
+        return cls(
+            prefill=_stack_layers([plan.prefill for plan in plans]),
+            decode=_stack_layers([plan.decode for plan in plans]),
+        )
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file, which from_bytes reads back."""
+        tensors: dict[str, Tensor] = {}
+        text = json.dumps({phase: _packed(getattr(self, phase), tensors) for phase in PHASES})
+        return save(tensors or {"empty": torch.zeros(0)}, metadata={"plan": text})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Plan":
+        size = int.from_bytes(data[:8], "little")  # a safetensors file begins with the length of its header
+        written = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["plan"])
+        tensors = load(data)
+        return cls(**{phase: _unpacked(written[phase], tensors) for phase in PHASES})
+
+
+def _stack_layers(rows: Sequence[Mapping[int, LayerPlan]]) -> dict[int, LayerPlan]:
+    touched = sorted({layer for row in rows for layer in row})
+    return {layer: _stacked([row.get(layer, LayerPlan()) for row in rows]) for layer in touched}
+
+
+def _stacked(steps: Sequence[LayerPlan]) -> LayerPlan:
+    def together(tensors: Sequence[Tensor | None], otherwise: Any) -> Tensor | None:
+        given = next((tensor for tensor in tensors if tensor is not None), None)
+        if given is None:
+            return None
+        rest = torch.full_like(given[:1], otherwise)
+        return torch.cat([rest if tensor is None else tensor for tensor in tensors])
+
+    return LayerPlan(
+        query_scale=together([step.query_scale for step in steps], 1.0),
+        query_filled=together([step.query_filled for step in steps], False),
+        query_fill=next((step.query_fill for step in steps if step.query_fill is not None), None),
+        output_scale=together([step.output_scale for step in steps], 1.0),
+    )
+
+
+def _pick(tensor: Tensor, index: Tensor) -> Tensor:
+    return tensor if tensor.shape[0] == 1 else tensor[index.to(tensor.device)]
+
+
+def _each_tensor(value: Any, change: Any) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        return tuple(_each_tensor(item, change) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{each.name: _each_tensor(getattr(value, each.name), change) for each in fields(value)})
+    return value
+
+
+_WRITTEN = {kind.__name__: kind for kind in (LayerPlan, Positions, SpanWeight, MassMove, Streaming, Swap)}
+
+
+def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Plain data, with each tensor put aside under the name that stands for it."""
+    if isinstance(value, Tensor):
+        name = f"tensor{len(tensors)}"
+        tensors[name] = value.contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, tuple):
+        return [_packed(item, tensors) for item in value]
+    if isinstance(value, Mapping):
+        return {"map": [[key, _packed(item, tensors)] for key, item in value.items()]}
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {each.name: _packed(getattr(value, each.name), tensors) for each in fields(value)}
+        return {"kind": type(value).__name__, "parts": parts}
+    return value
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    match value:
+        case {"tensor": name}:
+            return tensors[name]
+        case {"map": pairs}:
+            return {key: _unpacked(item, tensors) for key, item in pairs}
+        case {"kind": kind, "parts": parts}:
+            return _WRITTEN[kind](**{name: _unpacked(part, tensors) for name, part in parts.items()})
+        case list():
+            return tuple(_unpacked(item, tensors) for item in value)
+    return value

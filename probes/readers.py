@@ -9,7 +9,7 @@ from torch import Tensor
 from kernels.attention import visible_in, weights
 from kernels.statistics import CLIP, TOP, QueryWindow, Statistics, statistics
 from probes.anatomy import LayerAnatomy
-from probes.tap import AttentionCall
+from probes.call import AttentionCall
 
 
 class StatisticsReader:

@@ -11,12 +11,13 @@ found by module, so that several Subjects, and a vision tower beside a decoder, 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -26,37 +27,13 @@ from kernels.attention import attend_by_blocks, attend_fused
 from kernels.branches import attend_branches
 from probes.anatomy import LayerAnatomy
 from probes.branches import BranchCache
+from probes.call import AttentionCall, Phase
+from probes.changing import changed_output
 from probes.errors import HeadscopeError
 from probes.plan import LayerPlan, Plan
 from probes.subject import Subject
 
 IMPLEMENTATION = "headscope"
-Phase = Literal["prefill", "decode"]
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """One layer's attention, as the model computed it.
-
-    Positions count prompt tokens from 0; padding on the left has negative positions. A key slot of an evicting cache
-    keeps the position of the token that it holds; at_slots says that positions are slots, the last query sitting on the
-    last key. lse is the log-sum-exp of the rows' logits where the forward itself has computed it.
-    """
-
-    layer: LayerAnatomy
-    phase: Phase
-    q: Float[Tensor, "b h n d"]
-    k: Float[Tensor, "b g m d"]
-    v: Float[Tensor, "b g m e"]
-    mask: Tensor | None
-    causal: bool
-    scale: float
-    sink: Float[Tensor, " h"] | None
-    query_positions: Int[Tensor, "b n"]
-    key_positions: Int[Tensor, "b m"]
-    at_slots: bool
-    output: Float[Tensor, "b h n e"]
-    lse: Float[Tensor, "b h n"] | None
 
 
 class Reader(Protocol):
@@ -91,6 +68,7 @@ class Tap:
         self.plan = plan
         self._projection_readers = [reader for reader in readers if hasattr(reader, "read_projection")]
         self._forward = _Forward("prefill", 0, [], None, None)
+        self._inputs: Tensor | None = None
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
@@ -114,6 +92,9 @@ class Tap:
             for layer in self.subject.anatomy.decoder:
                 if self._projection_readers or (self.plan is not None and self.plan.replaces_queries(layer.index)):
                     handle = layer.query_projection().register_forward_hook(self._projection_hook(layer))
+                    undo.callback(handle.remove)
+                if self.plan is not None and self.plan.swaps(layer.index):
+                    handle = layer.module.register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
                     undo.callback(handle.remove)
             self._undo = undo.pop_all()
         return self
@@ -147,9 +128,12 @@ class Tap:
         )
 
     def _layer_plan(self, layer: LayerAnatomy) -> LayerPlan | None:
-        if self.plan is None or layer.stack or self._forward.phase not in self.plan.phases:
+        if self.plan is None or layer.stack:
             return None
-        return self.plan.layers.get(layer.index)
+        return self.plan.layer(self._forward.phase, layer.index)
+
+    def _keep_inputs(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._inputs = kwargs.get("hidden_states", args[0] if args else None)
 
     def _projection_hook(self, layer: LayerAnatomy) -> Any:
         def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -183,12 +167,16 @@ class Tap:
         step = self._layer_plan(layer)
         if step is not None and step.query_scale is not None:
             q = q * step.query_scale[:, :, None, None].to(q)
-        output, lse = self._output(layer, q, k, v, mask, scale, options)
-        if self.readers:
-            self._read(layer, q, k, v, mask, scale, options, output.transpose(1, 2), lse)
-        if step is not None and step.output_scale is not None:
-            output = output * step.output_scale[:, None, :, None].to(output)
-        return output
+        if not self.readers and step is None:
+            return self._output(layer, q, k, v, mask, scale, options)[0].transpose(1, 2).contiguous()
+        call = self._call(layer, q, k, v, mask, scale, options)
+        if self.readers and call.branched:
+            raise HeadscopeError("Readers can't read branches: decode one continuation at a time to read it.")
+        for reader in self.readers:
+            reader.read(call)
+        if step is None or self.plan is None:
+            return call.output.transpose(1, 2).contiguous()
+        return changed_output(step, call, self._inputs, self.plan.report).transpose(1, 2).contiguous()
 
     def _output(
         self,
@@ -200,7 +188,7 @@ class Tap:
         scale: float,
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None]:
-        """This layer's output as the model computes it, and its rows' log-sum-exp where that costs nothing."""
+        """This layer's output (b, h, n, e) as the model computes it, and its log-sum-exp where that costs nothing."""
         n = q.shape[2]
         softcap, sink = options.get("softcap"), options.get("s_aux")
         branches = self._forward.branches
@@ -209,26 +197,26 @@ class Tap:
             if layer.window is not None:
                 k, v = k[:, :, -layer.window :], v[:, :, -layer.window :]
             out = attend_branches(q, shared_k, shared_v, k, v, scale=scale, softcap=softcap, sink=sink)
-            return out.transpose(1, 2).contiguous(), None
+            return out, None
         causal = self._causal(layer, mask, options)
         if softcap is not None or sink is not None:
             # SDPA knows neither soft-caps nor learned sinks.
             out = attend_by_blocks(q, k, v, scale=scale, mask=mask, causal=causal, softcap=softcap, sink=sink)
-            return out.transpose(1, 2).contiguous(), None
+            return out, None
         if mask is not None or n == 1:
-            return sdpa_attention_forward(layer.module, q, k, v, mask, scaling=scale, **options)[0], None
+            out = sdpa_attention_forward(layer.module, q, k, v, mask, scaling=scale, **options)[0]
+            return out.transpose(1, 2), None
         if q.is_cuda and q.dtype == torch.float32 and layer.group_size > 1:
             # PyTorch's fused kernels share KV heads in half precision only. Transformers asks for it all the same
             # and gets the unfused one: 2 GB for each layer of the default model at 7,500 tokens.
             k, v = (x.repeat_interleave(layer.group_size, dim=1) for x in (k, v))
-        out, lse = attend_fused(q, k, v, scale=scale, causal=causal)
-        return out.transpose(1, 2).contiguous(), lse
+        return attend_fused(q, k, v, scale=scale, causal=causal)
 
     def _causal(self, layer: LayerAnatomy, mask: Tensor | None, options: dict[str, Any]) -> bool:
         given = options.get("is_causal")
         return mask is None and bool(getattr(layer.module, "is_causal", True) if given is None else given)
 
-    def _read(
+    def _call(
         self,
         layer: LayerAnatomy,
         q: Tensor,
@@ -237,11 +225,7 @@ class Tap:
         mask: Tensor | None,
         scale: float,
         options: dict[str, Any],
-        output: Tensor,
-        lse: Tensor | None,
-    ) -> None:
-        if self._forward.branches is not None:
-            raise HeadscopeError("Readers can't read branches: decode one continuation at a time to read it.")
+    ) -> AttentionCall:
         b, _, n, _ = q.shape
         m = k.shape[2]
         queries = torch.arange(n, device=q.device).expand(b, n)
@@ -253,7 +237,7 @@ class Tap:
             if self._forward.padding is not None:
                 padding = self._forward.padding.to(q.device)[:, None]
                 queries, keys = queries - padding, keys - padding
-        call = AttentionCall(
+        return AttentionCall(
             layer=layer,
             phase=self._forward.phase,
             q=q,
@@ -266,11 +250,9 @@ class Tap:
             query_positions=queries,
             key_positions=keys,
             at_slots=at_slots,
-            output=output,
-            lse=lse,
+            branched=self._forward.branches is not None,
+            attend=partial(self._output, layer, q, k, v, mask, scale, options),
         )
-        for reader in self.readers:
-            reader.read(call)
 
 
 _TAPPED: WeakKeyDictionary[nn.Module, tuple[Tap, LayerAnatomy]] = WeakKeyDictionary()

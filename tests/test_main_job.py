@@ -20,7 +20,7 @@ from streamlit.testing.v1 import AppTest
 
 from analysis import ablation
 from analysis.cli import main
-from analysis.interventions import MEANINGS, Ablation, compile_plan
+from analysis.interventions import MEANINGS
 from analysis.needles import build, grid, triples
 from analysis.runs import Run, find_run
 from probes.capture import mean_queries
@@ -157,11 +157,11 @@ def test_continuations_decoded_side_by_side_are_those_decoded_one_by_one(smollm:
     prompt = build(smollm, case)
     means = mean_queries(smollm, [prompt])
     heads = tuple(parse_head(name) for name in ("L17H3", "L17H4", "L18H6", "L18H7", "L23H2"))
-    tests = [ablation.Condition(meaning, Ablation(heads, meaning, "decode")) for meaning in MEANINGS]
+    tests = [ablation.Condition(meaning, heads, meaning, "decode") for meaning in MEANINGS]
     together = ablation.examine(smollm, case, tests=tests, means=means, new_tokens=12)
     cache = prefill(smollm, prompt.ids)
     for test in tests:
-        plan = compile_plan(smollm.anatomy, [test.ablation], means)
+        plan = test.plan(smollm.anatomy, means, smollm.device)
         with Tap(smollm, plan=plan):
             alone = greedy(smollm, copy.deepcopy(cache), int(prompt.ids[-1]), 12)
         said = smollm.tokenizer.decode(alone, skip_special_tokens=True).strip()

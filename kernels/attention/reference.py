@@ -93,5 +93,10 @@ def attend(
     sink: Float[Tensor, " h"] | None = None,
 ) -> Float[Tensor, "b h n e"]:
     """o_i = sum_j p_ij v_j."""
-    p = weights(q, k, scale=scale, mask=mask, softcap=softcap, sink=sink)
-    return p @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+    return mix(weights(q, k, scale=scale, mask=mask, softcap=softcap, sink=sink), v)
+
+
+def mix(p: Float[Tensor, "b h n m"], v: Float[Tensor, "b g m e"]) -> Float[Tensor, "b h n e"]:
+    """sum_j p_ij v_j, a long cache never copied for each head of a group."""
+    b, h, n, m = p.shape
+    return (p.reshape(b, v.shape[1], -1, m) @ v).reshape(b, h, n, -1)

@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from analysis.ablation import Condition, conditions, matched_control, summarise
-from analysis.interventions import MEANINGS, PHASES, Ablation, Meaning, When, compile_plan
+from analysis.ablation import Condition, conditions, summarise
+from analysis.compiling import compile_plan
+from analysis.interventions import MEANINGS, Meaning, When, ablation
+from analysis.selection import matched_control
 from analysis.uncertainty import paired_difference, wilson
+from probes.anatomy import Anatomy
 from probes.errors import HeadscopeError
 from probes.heads import Head
 from probes.plan import Plan
@@ -107,9 +110,9 @@ def sets(
     meanings: Sequence[Meaning] = MEANINGS,
     phases: Sequence[When] = ("decode", "both"),
     seed: int = 0,
-) -> dict[str, Ablation]:
+) -> dict[str, Condition]:
     found = conditions(ranked, protected, ks=ks, seeds=seeds, meanings=meanings, phases=phases, seed=seed)
-    named = {condition.name: condition.ablation for condition in found}
+    named = {condition.name: condition for condition in found}
     assert len(named) == len(found)
     return named
 
@@ -120,9 +123,9 @@ def test_conditions_are_named_by_meaning_phase_set_and_k() -> None:
         *("query_zero/decode/top/2", "query_zero/decode/random/2/0", "query_zero/decode/random/2/1"),
         *("query_zero/decode/top/4", "query_zero/decode/random/4/0", "query_zero/decode/random/4/1"),
     ]
-    for name, ablation in sets().items():
+    for name, found_one in sets().items():
         meaning, phase, _, k, *_ = name.split("/")
-        assert (ablation.meaning, ablation.phase, len(ablation.heads)) == (meaning, phase, int(k))
+        assert (found_one.meaning, found_one.phase, len(found_one.heads)) == (meaning, phase, int(k))
 
 
 def test_the_top_is_the_strongest_heads() -> None:
@@ -133,14 +136,14 @@ def test_the_top_is_the_strongest_heads() -> None:
 def test_every_meaning_and_phase_is_judged_against_the_same_controls() -> None:
     found = sets()
     for tail in ("top/2", "top/4", "random/2/0", "random/4/2"):
-        alike = {ablation.heads for name, ablation in found.items() if name.endswith(f"/{tail}")}
+        alike = {each.heads for name, each in found.items() if name.endswith(f"/{tail}")}
         assert len(alike) == 1
 
 
 def test_controls_hold_neither_the_top_nor_a_protected_head() -> None:
     protected = frozenset(every(3, 6))
-    for name, ablation in sets(protected=protected, ks=[2]).items():
-        assert "/top/" in name or not protected & set(ablation.heads)
+    for name, each in sets(protected=protected, ks=[2]).items():
+        assert "/top/" in name or not protected & set(each.heads)
     assert not {Head(0, 0), Head(0, 1)} & set(sets(ks=[2])["query_zero/decode/random/2/0"].heads)
 
 
@@ -166,34 +169,6 @@ def test_a_k_that_leaves_too_few_heads_for_a_control_is_refused() -> None:
         sets(ks=[13])
 
 
-# Ablations as data
-
-
-@pytest.mark.parametrize("meaning", MEANINGS)
-@pytest.mark.parametrize("phase", list(PHASES))
-def test_an_ablation_comes_back_from_json_as_it_was(meaning: Meaning, phase: When) -> None:
-    ablation = Ablation((Head(17, 4), Head(0, 11)), meaning, phase)
-    data = json.loads(json.dumps(ablation.to_json()))
-    assert data == {"heads": ["L17H4", "L0H11"], "meaning": meaning, "phase": phase}
-    assert Ablation.from_json(data) == ablation
-
-
-@pytest.mark.parametrize("field", ["meaning", "phase"])
-@pytest.mark.parametrize("value", ["sometimes", None, 3, ["decode"]])
-def test_a_wrong_meaning_or_phase_is_refused_by_the_fields_name(field: str, value: Any) -> None:
-    good = {"heads": ["L0H0"], "meaning": "query_zero", "phase": "decode"}
-    with pytest.raises(HeadscopeError, match=f"^{field}: .* is none of "):
-        Ablation.from_json({**good, field: value})
-    with pytest.raises(HeadscopeError, match=f"^{field}: "):
-        Ablation.from_json({name: kept for name, kept in good.items() if name != field})
-
-
-@pytest.mark.parametrize("value", [["17th"], [3], "L0H0", 5, None])
-def test_wrong_heads_are_refused_by_the_fields_name(value: Any) -> None:
-    with pytest.raises(HeadscopeError, match=r"^heads: "):
-        Ablation.from_json({"heads": value, "meaning": "query_zero", "phase": "decode"})
-
-
 # Plans
 
 
@@ -202,13 +177,15 @@ def logits(subject: Subject, ids: Tensor, plan: Plan | None = None) -> Tensor:
         return subject.model(ids).logits
 
 
+def silenced(anatomy: Anatomy, heads: Sequence[Head], meaning: Meaning, phase: When, means: Any = None) -> Plan:
+    return compile_plan(anatomy, [ablation(heads, meaning, phase)], means=means)
+
+
 def test_a_plan_silences_the_named_heads_as_the_meaning_says(tiny: Build) -> None:
     anatomy, fill = tiny("llama").anatomy, torch.randn(4, 8)
-    batch = [Ablation((Head(1, i),), meaning, "prefill") for i, meaning in enumerate(MEANINGS)]
-    plan = compile_plan(anatomy, batch, {1: fill})
-    assert set(plan.layers) == {1}
-    assert plan.phases == {"prefill"}
-    step = plan.layers[1]
+    plan = Plan.stack([silenced(anatomy, [Head(1, i)], m, "prefill", {1: fill}) for i, m in enumerate(MEANINGS)])
+    assert (set(plan.prefill), plan.acts_in("decode")) == ({1}, False)
+    step = plan.prefill[1]
     assert step.query_scale is not None
     assert step.query_filled is not None
     assert step.output_scale is not None
@@ -222,48 +199,37 @@ def test_rows_of_a_batch_are_ablated_each_on_its_own(tiny: Build, some_tokens: T
     subject, ids = tiny("llama"), some_tokens(9)
     means = {0: torch.randn(4, 8), 1: torch.randn(4, 8)}
     batch = [
-        Ablation((), "query_zero", "both"),
-        Ablation((Head(0, 1),), "query_zero", "both"),
-        Ablation((Head(1, 2), Head(0, 1)), "query_mean", "both"),
-        Ablation((Head(0, 1), Head(1, 0)), "output_zero", "both"),
+        Plan(),
+        silenced(subject.anatomy, [Head(0, 1)], "query_zero", "both"),
+        silenced(subject.anatomy, [Head(1, 2), Head(0, 1)], "query_mean", "both", means),
+        silenced(subject.anatomy, [Head(0, 1), Head(1, 0)], "output_zero", "both"),
     ]
-    together = logits(subject, ids.expand(4, -1), compile_plan(subject.anatomy, batch, means))
+    together = logits(subject, ids.expand(4, -1), Plan.stack(batch))
     plain = logits(subject, ids)
-    for row, ablation in enumerate(batch):
-        alone = logits(subject, ids, compile_plan(subject.anatomy, [ablation], means))
+    for row, plan in enumerate(batch):
+        alone = logits(subject, ids, plan)
         assert torch.allclose(together[row], alone[0], atol=1e-5)
         assert torch.allclose(alone, plain, atol=1e-5) == (row == 0)
-
-
-def test_an_ablation_without_heads_leaves_the_model_as_it_is(tiny: Build, some_tokens: Tokens) -> None:
-    subject, ids = tiny("llama"), some_tokens(9)
-    plan = compile_plan(subject.anatomy, [Ablation((), meaning, "both") for meaning in MEANINGS])
-    assert torch.equal(logits(subject, ids, plan), subject.model(ids).logits)
 
 
 @pytest.mark.parametrize(
     ("phase", "phases"), [("decode", {"decode"}), ("prefill", {"prefill"}), ("both", {"prefill", "decode"})]
 )
 def test_a_plan_acts_in_the_phase_of_its_ablations(tiny: Build, phase: When, phases: set[str]) -> None:
-    assert compile_plan(tiny("llama").anatomy, [Ablation((Head(0, 0),), "output_zero", phase)]).phases == phases
-
-
-def test_ablations_of_several_phases_are_refused_as_one_plan(tiny: Build) -> None:
-    batch = [Ablation((Head(0, 0),), "query_zero", "decode"), Ablation((Head(0, 0),), "query_zero", "both")]
-    with pytest.raises(HeadscopeError, match="split the ablations by phase"):
-        compile_plan(tiny("llama").anatomy, batch)
+    plan = silenced(tiny("llama").anatomy, [Head(0, 0)], "output_zero", phase)
+    assert {name for name in ("prefill", "decode") if plan.acts_in(name)} == phases
 
 
 @pytest.mark.parametrize("means", [None, {}, {1: torch.zeros(4, 8)}], ids=["none", "empty", "another layer's"])
 def test_a_mean_query_that_was_never_measured_is_refused(tiny: Build, means: dict[int, Tensor] | None) -> None:
     with pytest.raises(HeadscopeError, match="query_mean needs the mean queries"):
-        compile_plan(tiny("llama").anatomy, [Ablation((Head(0, 0),), "query_mean", "decode")], means)
+        silenced(tiny("llama").anatomy, [Head(0, 0)], "query_mean", "decode", means)
 
 
 @pytest.mark.parametrize("head", [Head(2, 0), Head(0, 4), Head(0, 1, "vision")], ids=str)
 def test_a_head_that_the_model_lacks_is_refused_by_name(tiny: Build, head: Head) -> None:
     with pytest.raises(HeadscopeError, match=str(head)):
-        compile_plan(tiny("llama").anatomy, [Ablation((head,), "output_zero", "decode")])
+        silenced(tiny("llama").anatomy, [head], "output_zero", "decode")
 
 
 # Sums
@@ -280,7 +246,7 @@ def record(length: int, depth: float, baseline: int, **said: int) -> dict[str, A
 
 
 def conditions_in(records: Sequence[dict[str, Any]]) -> list[Condition]:
-    return [Condition(name, Ablation((Head(3, 1),), "output_zero", "decode")) for name in records[0]["conditions"]]
+    return [Condition(name, (Head(3, 1),), "output_zero", "decode") for name in records[0]["conditions"]]
 
 
 def four_cases() -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest
 
-from analysis.uncertainty import CONFIDENCE, bootstrap_means, paired_difference, wilson
+from analysis.uncertainty import CONFIDENCE, bca_mean, bootstrap_means, paired_difference, wilson
 
 Numbers = NDArray[np.float64]
 
@@ -156,3 +156,34 @@ def test_nine_intervals_in_ten_or_more_hold_the_truth_and_half_as_wide_they_woul
     expected = math.sqrt(0.05 * 0.95 / 250)
     assert whole >= 0.95 - 3 * expected
     assert half < 0.8
+
+
+def test_an_accelerated_interval_reaches_further_to_the_long_side_than_a_percentile_one() -> None:
+    skewed = np.random.default_rng(0).lognormal(size=40)
+    accelerated = bca_mean(skewed, seed=0)
+    low, high = (float(end[0]) for end in bootstrap_means(skewed[:, None], seed=0))
+    assert accelerated is not None
+    assert low < accelerated[0] < skewed.mean()
+    assert high < accelerated[1]
+
+
+def test_an_accelerated_interval_is_its_seeds_and_moves_with_its_numbers() -> None:
+    values = np.random.default_rng(0).normal(size=30)
+    found = bca_mean(values, seed=0)
+    assert found is not None
+    assert found == bca_mean(values, seed=0)
+    assert found != bca_mean(values, seed=1)
+    assert bca_mean(3 * values - 100, seed=0) == pytest.approx((3 * found[0] - 100, 3 * found[1] - 100))
+
+
+def test_numbers_that_are_alike_but_for_rounding_have_no_accelerated_interval() -> None:
+    assert bca_mean(numbers(0.1 + 0.2, 0.3, 0.3), seed=0) is None
+    assert bca_mean(numbers(0.1, 0.3, 0.3), seed=0) is not None
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-100, 100).map(lambda x: round(x, 3)), min_size=2, max_size=15))
+def test_an_accelerated_interval_is_finite_and_within_the_numbers(values: list[float]) -> None:
+    found = bca_mean(np.array(values), seed=0)
+    if found is not None:
+        assert min(values) - 1e-9 <= found[0] <= found[1] <= max(values) + 1e-9

@@ -1,4 +1,4 @@
-"""Compiles every GPU kernel of kernels.statistics for an H100, which need not be there; prints their names.
+"""Compiles every GPU kernel for an H100, which need not be there; prints their names.
 
 Run by test_compile.py in a process of its own: whether Triton interprets or compiles is settled at its import.
 """
@@ -11,6 +11,7 @@ from triton.compiler import ASTSource
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
 
+from kernels.reweight import triton as reweight
 from kernels.statistics import hopper
 from kernels.statistics import triton as general
 
@@ -21,6 +22,8 @@ TYPES = {
     **dict.fromkeys(("SPANS", "SUM_OUT", "OTHERS_OUT", "PLACE_OUT", "OUT"), "*i64"),
     **dict.fromkeys(("QUERY_AT", "KEY_AT", "WINDOWS", "EDGES", "TOP_SLOT", "SLOTS_OUT", "MAX_OUT"), "*i32"),
     **dict.fromkeys(("SEEN_OUT", "SEEN_OTHERS_OUT", "TOP_PLACE_OUT", "CANDIDATE"), "*i32"),
+    **dict.fromkeys(("ORDER", "ORDINARY_BEFORE"), "*i32"),
+    "OUTPUT": "*bf16",
     "scale": "fp32",
     "softcap": "fp32",
 }
@@ -40,16 +43,18 @@ CORE = {
     "DTYPE": gl.bfloat16,
     "WINDOW": False,
 }
+CLASSES = {"CLASS_COUNT": 3, "PIECES": reweight.PIECES, "COLUMNS": 16}
 JOBS: list[tuple[Any, dict[str, Any], dict[str, int]]] = [
     *[
         (kernel, {**SHAPE, **masks, **more}, {})
-        for masks in (OPEN, SHUT)
-        for kernel, more in (
-            (general.log_sum_exp_kernel, {"HAS_SINK": True}),
-            (general.statistics_kernel, EVERYTHING),
-            (general.top_keys_kernel, {"COUNT": 5, "PLACES": 8}),
-            (general.histogram_kernel, {"BINS": 19}),
-            (general.tile_kernel, {"QUERIES": 128, "KEYS": 128}),
+        for kernel, masks, more in (
+            (general.log_sum_exp_kernel, OPEN, {"HAS_SINK": True}),
+            (general.log_sum_exp_kernel, SHUT, {"HAS_SINK": True}),
+            (general.statistics_kernel, OPEN, EVERYTHING),
+            (general.statistics_kernel, SHUT, EVERYTHING),
+            (general.top_keys_kernel, SHUT, {"COUNT": 5, "PLACES": 8}),
+            (general.histogram_kernel, SHUT, {"BINS": 19}),
+            (general.tile_kernel, OPEN, {"QUERIES": 128, "KEYS": 128}),
         )
     ],
     *[
@@ -62,7 +67,21 @@ JOBS: list[tuple[Any, dict[str, Any], dict[str, int]]] = [
         )
     ],
     (hopper.strongest_kernel, {**SHAPE, "WINDOW": True, "ROWS": 16}, {}),
+    *[
+        (
+            reweight.attend_classes_kernel,
+            {**SHAPE, **CLASSES, "DIM": d, "D": d, "QUERIES": tile.queries, "KEYS": tile.keys, "CAUSAL": True},
+            {"num_warps": tile.warps, "num_stages": tile.stages},
+        )
+        for d, tile in reweight.TUNED.items()
+        if d <= 128
+    ],
 ]
+
+
+def block_of(constants: dict[str, Any], rows: str, columns: str = "D") -> str:
+    """What Triton calls a tensor that is read [rows, columns] at a time."""
+    return f"tensordesc<bf16[1, 1, {constants[rows]}, {constants[columns]}]>"
 
 
 def compile_kernel(kernel: Any, constants: dict[str, Any], options: dict[str, int]) -> None:
@@ -71,6 +90,9 @@ def compile_kernel(kernel: Any, constants: dict[str, Any], options: dict[str, in
         kinds["SUM_OUT"] = "*fp32"
     if constants.get("DTYPE") is gl.float16:
         kinds |= {"Q": "*fp16", "K": "*fp16"}
+    if kernel is reweight.attend_classes_kernel:
+        kinds |= {name: block_of(constants, rows) for name, rows in (("Q", "QUERIES"), ("K", "KEYS"), ("V", "KEYS"))}
+        kinds["CLASS_OF"] = block_of(constants, "KEYS", "COLUMNS")
     signature, values, aligned = {}, {}, {}
     for at, parameter in enumerate(kernel.params):
         name = parameter.name
@@ -79,13 +101,13 @@ def compile_kernel(kernel: Any, constants: dict[str, Any], options: dict[str, in
             continue
         pointer = "*bf16" if name in ("Q", "K") else "*fp32"
         signature[name] = kinds.get(name, pointer if name.isupper() else "i32")
-        if name.isupper() or name.endswith(("_batch", "_head", "_row")):
+        if signature[name].startswith("*") or name.endswith(("_batch", "_head", "_row")):
             aligned[(at,)] = [["tt.divisibility", 16]]
     source = GluonASTSource if isinstance(kernel, GluonJITFunction) else ASTSource
     triton.compile(
         source(fn=kernel, signature=signature, constexprs=values, attrs=aligned),
         target=GPUTarget("cuda", 90, 32),
-        options={"num_warps": 4, "maxnreg": options.get("maxnreg")},
+        options={"num_warps": 4, **options},
     )
 
 

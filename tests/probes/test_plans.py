@@ -10,7 +10,8 @@ from transformers import DynamicCache
 from probes.generation import greedy, greedy_branches, prefill
 from probes.plan import LayerPlan, Plan
 from probes.subject import Subject
-from probes.tap import AttentionCall, Tap
+from probes.call import AttentionCall
+from probes.tap import Tap
 
 Build = Callable[..., Subject]
 Tokens = Callable[..., Tensor]
@@ -109,7 +110,7 @@ def test_each_row_of_a_batch_is_changed_its_own_way(tiny: Build, some_tokens: To
         query_fill=fill,
         output_scale=torch.tensor([[1.0, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]]),
     )
-    plan = Plan({0: step})
+    plan = Plan({0: step}, {0: step})
     together = planned(subject, ids, plan)
     assert close(together[:1], subject.model(ids[:1]).logits)
     for row in range(3):
@@ -122,7 +123,7 @@ def test_each_row_of_a_batch_is_changed_its_own_way(tiny: Build, some_tokens: To
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_a_plan_acts_in_its_own_phase_only(tiny: Build, some_tokens: Tokens, phase: str) -> None:
     subject, ids = tiny("llama"), some_tokens(9)
-    plan = Plan({0: LayerPlan(output_scale=torch.zeros(1, 4))}, frozenset({phase}))
+    plan = Plan(**{phase: {0: LayerPlan(output_scale=torch.zeros(1, 4))}})
 
     def both(given: Plan | None) -> tuple[Tensor, Tensor, Tensor]:
         cache = DynamicCache(config=subject.model.config)
@@ -145,7 +146,8 @@ def random_plan(branches: int) -> Plan:
             output_scale=(torch.rand(branches, 4) > 0.4).float(),
         )
 
-    return Plan({0: one(), 1: one()})
+    steps = {0: one(), 1: one()}
+    return Plan(steps, steps)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gemma2", "gpt_oss"])

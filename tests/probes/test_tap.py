@@ -14,7 +14,8 @@ from probes.errors import HeadscopeError
 from probes.plan import Plan
 from probes.readers import MeanQueryReader, StatisticsReader
 from probes.subject import Subject
-from probes.tap import AttentionCall, Tap
+from probes.call import AttentionCall
+from probes.tap import Tap
 
 SDPA = ("llama", "qwen3", "mistral", "gpt2")
 OTHER = ("gemma2", "gpt_oss")

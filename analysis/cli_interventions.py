@@ -1,0 +1,182 @@
+"""The verbs that change a model and ask again: tasks, intervene, sweep, compare."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from analysis.options import Device, DryRun, Dtype, Json, Out, Resume, Seed, Workers
+from probes.errors import HeadscopeError
+
+app = typer.Typer()
+console = Console()
+
+What = Annotated[
+    str, typer.Argument(help="OPERATION @ HEADS [on QUERIES] [in PHASE]; several joined by ; or @file with one a line.")
+]
+Tasks = Annotated[
+    str, typer.Option("--task", help="Tasks, comma-separated, with settings: needle, copying(length=64).")
+]
+Count = Annotated[int, typer.Option(min=2, help="Examples of each task.")]
+Controls = Annotated[int, typer.Option(min=0, help="Random sets of as many heads, for each point.")]
+HeadsFrom = Annotated[
+    str,
+    typer.Option(help='Where metrics such as top(retrieval_score, 10) come from: a run, "last", or a list in a file.'),
+]
+AnyModel = Annotated[str | None, typer.Option("--model", help="Short name, folder, .gguf file or hub id.")]
+
+
+@app.command()
+def tasks(as_json: Json = False) -> None:
+    """What a model can be asked, before and after an intervention."""
+    from dataclasses import asdict
+
+    from analysis.tasks import tasks as every
+
+    rows = [
+        {
+            "name": name,
+            "about": task.about,
+            "metric": task.metric,
+            "better": task.better,
+            "settings": asdict(task),  # type: ignore[call-overload]
+        }
+        for name, task in every().items()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table("task", "what it asks", "metric", "settings")
+    for row in rows:
+        settings = ", ".join(f"{name}={value}" for name, value in row["settings"].items())
+        table.add_row(row["name"], row["about"], f"{row['metric']} ({row['better']} is better)", settings)
+    console.print(table)
+
+
+@app.command()
+def intervene(
+    what: What,
+    task: Tasks = "needle",
+    count: Count = 24,
+    controls: Controls = 3,
+    heads_from: HeadsFrom = "last",
+    model: AnyModel = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Out = Path("runs"),
+    resume: Resume = None,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Change heads, ask again, and ask with random heads changed alike.
+
+    Examples:
+
+    - `headscope intervene "query_zero @ top(retrieval_score, 10) in decode" --task needle,facts`
+    - `headscope intervene "knock_out(needle) @ L17-23" --task needle --controls 0`
+    - `headscope intervene "stream(4, 256) @ bottom(retrieval_score, 50%)" --task needle,perplexity`
+    - `headscope intervene "swap(off_by_one) @ all" --task perplexity`
+    """
+    _judge("intervene", what, [], task, count, controls, heads_from, model, device, dtype, out, resume, seed, workers,
+           as_json, dry_run)  # fmt: skip
+
+
+@app.command()
+def sweep(
+    what: What,
+    over: Annotated[
+        list[str], typer.Option(help="NAME=VALUES for a {NAME} in the intervention; give it again for more.")
+    ],
+    task: Tasks = "needle",
+    count: Count = 24,
+    controls: Controls = 1,
+    heads_from: HeadsFrom = "last",
+    model: AnyModel = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Out = Path("runs"),
+    resume: Resume = None,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """An intervention at several strengths, numbers of heads or layers.
+
+    Examples:
+
+    - `headscope sweep "weight(needle, {w}) @ top(retrieval_score, {k})" --over w=0,0.5,2 --over k=5,10,20`
+    - `headscope sweep "output_zero @ L{layer}" --over layer=0:30 --task perplexity --controls 0`
+    """
+    _judge("sweep", what, over, task, count, controls, heads_from, model, device, dtype, out, resume, seed, workers,
+           as_json, dry_run)  # fmt: skip
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="A run of intervene or sweep, or RUN:POINT for one of its points.")],
+    second: Annotated[str, typer.Argument(help="Another, on the same examples.")],
+    out: Out = Path("runs"),
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Two interventions against each other, on the examples that both runs judged.
+
+    Examples:
+
+    - `headscope compare 20261124T061500Z-intervene 20261124T071500Z-intervene`
+    - `headscope compare "20261124T061500Z-sweep:w=0" "20261124T061500Z-sweep:w=2"`
+    """
+    from analysis import comparing
+
+    found = comparing.compare_runs(first, second, out, seed=seed)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        comparing.show(found)
+
+
+def _judge(
+    command: str, what: str, over: list[str], task: str, count: int, controls: int, heads_from: str, model: str | None,
+    device: str | None, dtype: str | None, out: Path, resume: str | None, seed: int, workers: int, as_json: bool,
+    dry_run: bool,
+) -> None:  # fmt: skip
+    from analysis import evaluation
+    from analysis.display import Handling
+
+    evaluation.intervene(
+        evaluation.Asked(_text(what), values(over), task, count, controls, heads_from, model, device, dtype, seed),
+        Handling(out, resume, workers, as_json, dry_run),
+        command=command,
+    )
+
+
+def _text(what: str) -> str:
+    """The intervention itself, or what the file behind an @ holds."""
+    if not what.startswith("@"):
+        return what
+    try:
+        lines = Path(what[1:]).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise HeadscopeError(f"The interventions in {what[1:]} can't be read: {error}.") from error
+    return "; ".join(line for line in lines if line.strip() and not line.startswith("#"))
+
+
+def values(over: list[str]) -> dict[str, list[str]]:
+    """`w=0,0.5,2` or a range of whole numbers `layer=0:30`. Raises HeadscopeError for anything else."""
+    found: dict[str, list[str]] = {}
+    for text in over:
+        name, equals, given = text.partition("=")
+        if not equals or not name.isidentifier() or not given.strip():
+            raise HeadscopeError(f"--over: {text!r} is not NAME=VALUES, such as w=0,0.5,2 or layer=0:30.")
+        first, colon, end = given.partition(":")
+        if colon and first.strip().isdigit() and end.strip().isdigit():
+            found[name] = [str(i) for i in range(int(first), int(end))]
+        else:
+            found[name] = [value.strip() for value in given.split(",") if value.strip()]
+    return found

@@ -1,0 +1,84 @@
+"""What a LayerPlan makes of one layer's attention: other weights, another rule, another output."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kernels.attention import visible_in
+from kernels.mechanisms import Call, mechanism
+from kernels.reweight import attend_changed
+from probes.call import AttentionCall
+from probes.errors import HeadscopeError
+from probes.plan import LayerPlan, Report, Swap
+
+
+def changed_output(
+    step: LayerPlan, call: AttentionCall, inputs: Float[Tensor, "b n hidden"] | None, report: Report
+) -> Float[Tensor, "b h n e"]:
+    """The heads' outputs under the plan, and a word in the report on how they were computed.
+
+    inputs: what the layer itself has read, for mechanisms that gate by it.
+    """
+    path: str = "as the model"
+    without: dict[str, Any] = {}
+    if call.branched and (step.reweighs or step.swaps):
+        raise HeadscopeError(
+            "Branches share a prompt's cache and can change queries and outputs only: decode one row alone."
+        )
+    if step.reweighs:
+        found = attend_changed(
+            call.q,
+            call.k,
+            call.v,
+            scale=call.scale,
+            change=step.change(call.query_positions, call.key_positions),
+            mask=call.mask,
+            causal=call.causal,
+            softcap=call.layer.softcap,
+            sink=call.sink,
+            query_positions=None if call.at_slots else call.query_positions,
+            key_positions=None if call.at_slots else call.key_positions,
+            lse=call.lse if step.needs_masses else None,
+        )
+        output, path = found.output, found.path
+        without = {"without_key": found.rows_without_key, "without_target": found.rows_without_target}
+    else:
+        output = call.output
+    for swap in step.swaps:
+        output = _swapped(swap, call, inputs, output)
+        path = f"{path}+{swap.mechanism}"
+    if step.output_scale is not None:
+        output = output * step.output_scale[:, :, None, None].to(output)
+    report.add(call.phase, call.layer.index, path, **without)
+    return output
+
+
+def _swapped(swap: Swap, call: AttentionCall, inputs: Tensor | None, output: Tensor) -> Tensor:
+    """The output with the swapped heads' own in place; heads that no row swaps are not computed."""
+
+    chosen = swap.heads.to(output.device)
+    index = chosen.any(0).nonzero()[:, 0]
+    rule = mechanism(swap.mechanism)
+    visible = None if call.mask is None else visible_in(call.mask)
+    own = rule.forward(
+        Call(
+            q=call.q[:, index],
+            k=call.k[:, index // call.layer.group_size],
+            v=call.v[:, index // call.layer.group_size],
+            scale=call.scale,
+            visible=visible if visible is None or visible.shape[1] == 1 else visible[:, index],
+            causal=call.causal,
+            query_positions=call.query_positions,
+            key_positions=call.key_positions,
+            softcap=call.layer.softcap,
+            sink=None if call.sink is None else call.sink[index],
+            inputs=inputs,
+            output=output[:, index],
+        ),
+        rule.settings(swap.settings),
+    )
+    mixed = output.clone()
+    mixed[:, index] = torch.where(chosen[:, index, None, None], own.to(output.dtype), output[:, index])
+    return mixed

@@ -1,0 +1,114 @@
+"""An intervention is the same again after its text or JSON was read back, and a wrong one is refused by its field."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.interventions import (
+    MEANINGS,
+    Ablate,
+    Intervention,
+    MoveMass,
+    Scale,
+    ShiftLogits,
+    Stream,
+    Swap,
+    Temperature,
+    WeighSpan,
+    parse,
+    written,
+)
+from probes.errors import HeadscopeError
+
+NUMBERS = st.floats(1e-6, 50)
+SPANS = st.sampled_from(["needle", "image", "object:cat", "0:4", "-8:", "needle+0:1", "all", "generated"])
+OPERATIONS = st.one_of(
+    st.sampled_from([Ablate(meaning) for meaning in MEANINGS]),
+    st.builds(Scale, st.floats(-5, 5)),
+    st.builds(Temperature, NUMBERS),
+    st.builds(Stream, st.integers(0, 9), st.integers(1, 999)),
+    st.builds(lambda gamma: Swap("clipped_softmax", (("gamma", gamma),)), st.floats(-0.5, 0)),
+)
+ON_SPANS = st.one_of(
+    st.builds(WeighSpan, SPANS, st.floats(0, 50), st.booleans()),
+    st.builds(ShiftLogits, SPANS, st.floats(-80, 80)),
+    st.builds(MoveMass, st.just("0:1"), SPANS.filter(lambda span: span != "0:1"), st.floats(0, 1)),
+)
+HEADS = st.sampled_from(["L17H4", "L0H1, L3H2", "all", "L3-8", "L2G1", "top(retrieval_score, 5%)",
+                         "random(top(locos, 10), 3)", "not(L1, L2H0)", "above(locos, 0.1), L4"])  # fmt: skip
+PHASES = st.sampled_from(["both", "prefill", "decode"])
+INTERVENTIONS = st.one_of(
+    st.builds(Intervention, OPERATIONS, HEADS, st.just("all"), PHASES),
+    st.builds(Intervention, ON_SPANS, HEADS, st.sampled_from(["all", "last", "generated", "question+8:"]), PHASES),
+)
+
+
+@given(st.lists(INTERVENTIONS, min_size=1, max_size=3))
+def test_interventions_come_back_from_their_text_and_their_json_as_they_were(made: list[Intervention]) -> None:
+    assert parse(written(made)) == tuple(made)
+    data = json.loads(json.dumps([each.to_json() for each in made]))
+    assert [Intervention.from_json(each) for each in data] == made
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("query_zero", "names no heads"),
+        ("", "is empty"),
+        ("query_half @ L0H0", "operation: "),
+        ("weight(needle) @ L0H0", "operation: "),
+        ("weight(needle, -1) @ L0H0", "factor: .*negative"),
+        ("weight(needle, much) @ L0H0", "factor: .*no number"),
+        ("weight(needle, nan) @ L0H0", "factor: "),
+        ("weight(5:2, 2) @ L0H0", "span: the range"),
+        ("weight(last, 2) @ L0H0", "span: 'last' names queries"),
+        ("weight(a b, 2) @ L0H0", "span: "),
+        ("shift(needle, 200) @ L0H0", "by: "),
+        ("move(needle, needle, 0.2) @ L0H0", "target: "),
+        ("move(needle, image, 1.2) @ L0H0", "share: "),
+        ("temperature(0) @ L0H0", "temperature: "),
+        ("stream(-1, 4) @ L0H0", "sink: "),
+        ("stream(4, 0) @ L0H0", "window: "),
+        ("stream(4.5, 9) @ L0H0", "operation: .*whole numbers"),
+        ("swap(no_such_rule) @ L0H0", "mechanism: "),
+        ("swap(clipped_softmax, gamma=3) @ L0H0", "mechanism: .*gamma"),
+        ("query_zero @ H4L17", "heads: "),
+        ("query_zero @ top(locos)", "heads: "),
+        ("query_zero @ top(locos, many)", "heads: "),
+        ("query_zero @ nearest(locos, 3)", "heads: "),
+        ("query_zero @ L0H0 in summer", "phase: "),
+        ("query_zero @ L0H0 on last", "queries: "),
+        ("knock_out(needle) @ L0H0 on 4:4", "queries: the range"),
+    ],
+)
+def test_a_wrong_intervention_is_refused_in_a_sentence_that_names_the_field(text: str, field: str) -> None:
+    with pytest.raises(HeadscopeError, match=field):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({"operation": "twist"}, "operation: "),
+        ({"operation": "scale", "heads": "L0H0"}, "factor: scale needs it"),
+        ({"operation": "scale", "factor": 2}, "heads: scale needs it"),
+        ({"operation": "scale", "factor": "2", "heads": "L0H0"}, "factor: '2' is no number"),
+        ({"operation": "scale", "factor": True, "heads": "L0H0"}, "factor: True is no number"),
+        ({"operation": "scale", "factor": 2, "heads": ["L0H0"]}, "heads: .* is no text"),
+        ({"operation": "scale", "factor": 2, "heads": "L0H0", "colour": 1}, "colour: scale has no such field"),
+        ({"operation": "ablate", "meaning": "silence", "heads": "L0H0"}, "meaning: "),
+        ({"operation": "stream", "sink": 1.5, "window": 3, "heads": "L0H0"}, "sink: "),
+        ({"operation": "scale", "factor": 2, "heads": "L0H0", "phase": "never"}, "phase: "),
+    ],
+)
+def test_wrong_json_is_refused_in_a_sentence_that_names_the_field(data: dict[str, Any], field: str) -> None:
+    with pytest.raises(HeadscopeError, match=field):
+        Intervention.from_json(data)
+
+
+def test_numbers_keep_every_digit_in_the_text() -> None:
+    [made] = parse(written([Intervention(Scale(1 / 3), "L0H0")]))
+    assert made.operation == Scale(1 / 3)
