@@ -32,16 +32,40 @@ def attribute(
 ) -> xr.Dataset:
     """Shares of the logit of `token` (minus that of `versus`) at a position, in logits; together they make the logit.
 
-    Variables: heads (layer, head); mlps (layer); attention_biases (layer); embedding and bias, one number each. A Tap that
-    is open around the call changes what is attributed.
+    Variables: heads (layer, head); mlps (layer); attention_biases (layer); embedding and bias, one number each. A Tap
+    that is open around the call changes what is attributed.
     Raises HeadscopeError where the parts don't add up to the residual stream: some models normalise or scale what a
     layer writes.
     """
     check_tokens(subject, token, *([] if versus is None else [versus]))
     if not -len(ids) <= position < len(ids):
         raise HeadscopeError(f"There is no position {position} in a prompt of {len(ids)} tokens.")
+    parts, residual = _written(subject, ids, position)
+    _check_sum(subject, parts, residual)
+    direction, bias = _frozen(subject, residual, token, versus)
+    shares = {name: (part.double() @ direction).cpu().numpy() for name, part in parts.items()}
+    return xr.Dataset(
+        {
+            "heads": (("layer", "head"), shares["heads"]),
+            "mlps": ("layer", shares["mlps"]),
+            "attention_biases": ("layer", shares["attention_biases"]),
+            "embedding": ((), shares["embedding"][0]),
+            "bias": ((), bias),
+        },
+        attrs={"model": subject.name, "unit": "logits"},
+    )
+
+
+def total(shares: xr.Dataset) -> float:
+    """The logit (or difference of logits) that the shares add up to."""
+    return float(sum(shares[name].sum() for name in shares))
+
+
+def _written(
+    subject: Subject, ids: Int[Tensor, " n"], position: int
+) -> tuple[dict[str, Float[Tensor, "*part model"]], Float[Tensor, " model"]]:
+    """What each part writes at the position, and the residual stream that the final norm gets there."""
     layers = blocks(subject)
-    norm = final_norm(subject)
     written: dict[str, list[Tensor]] = defaultdict(list)
     heads: list[Float[Tensor, "h e"]] = []
 
@@ -61,7 +85,7 @@ def attribute(
 
     with ExitStack() as undo:
         first = subject.model.get_submodule(layers[0].layer.path.rpartition(".")[0])
-        for module, name in ((first, "embedding"), (norm, "residual")):
+        for module, name in ((first, "embedding"), (final_norm(subject), "residual")):
             undo.callback(module.register_forward_pre_hook(residual_hook(name), with_kwargs=True).remove)
         for block in layers:
             undo.callback(block.output.register_forward_hook(output_hook).remove)
@@ -74,26 +98,8 @@ def attribute(
             for z, weight in zip(heads, (block.layer.output_weight() for block in layers), strict=True)
         ]
     )
-    parts = {"heads": said, **{name: torch.stack(vectors) for name, vectors in written.items() if name != "residual"}}
-    (residual,) = written["residual"]
-    _check_sum(subject, parts, residual)
-    direction, bias = _frozen(subject, norm, residual, token, versus)
-    shares = {name: (part.double() @ direction).cpu().numpy() for name, part in parts.items()}
-    return xr.Dataset(
-        {
-            "heads": (("layer", "head"), shares["heads"]),
-            "mlps": ("layer", shares["mlps"]),
-            "attention_biases": ("layer", shares["attention_biases"]),
-            "embedding": ((), shares["embedding"][0]),
-            "bias": ((), bias),
-        },
-        attrs={"model": subject.name, "unit": "logits"},
-    )
-
-
-def total(shares: xr.Dataset) -> float:
-    """The logit (or difference of logits) that the shares add up to."""
-    return float(sum(shares[name].sum() for name in shares))
+    (residual,) = written.pop("residual")
+    return {"heads": said, **{name: torch.stack(vectors) for name, vectors in written.items()}}, residual
 
 
 def _check_sum(subject: Subject, parts: dict[str, Tensor], residual: Float[Tensor, " model"]) -> None:
@@ -107,9 +113,10 @@ def _check_sum(subject: Subject, parts: dict[str, Tensor], residual: Float[Tenso
 
 
 def _frozen(
-    subject: Subject, norm: nn.Module, residual: Float[Tensor, " model"], token: int, versus: int | None
+    subject: Subject, residual: Float[Tensor, " model"], token: int, versus: int | None
 ) -> tuple[Float[Tensor, " model"], float]:
     """What a part is multiplied with to give its share, in float64, and the share that no part has."""
+    norm = final_norm(subject)
     wanted = [(1.0, token)] if versus is None else [(1.0, token), (-1.0, versus)]
     row = torch.stack([sign * unembedding(subject)[name].double() for sign, name in wanted]).sum(0)
     constants = getattr(subject.model.get_output_embeddings(), "bias", None)

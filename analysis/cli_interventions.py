@@ -1,4 +1,4 @@
-"""The verbs that change a model and ask again: tasks, intervene, sweep, compare."""
+"""The verbs that change a model and ask again: tasks, intervene, sweep, stream, benchmark, patch, compare."""
 
 import json
 from pathlib import Path
@@ -118,8 +118,124 @@ def sweep(
 
 
 @app.command()
+def stream(
+    keep: Annotated[str, typer.Option(help="Shares of the KV groups that keep their whole cache, in percent.")] = (
+        "0,10,25,50,75"
+    ),
+    sink: Annotated[int, typer.Option(min=0, help="First tokens that a streaming group keeps.")] = 4,
+    window: Annotated[int, typer.Option(min=1, help="Latest tokens that it keeps.")] = 128,
+    metric: Annotated[str, typer.Option(help="What ranks the groups, by their strongest head.")] = "retrieval_score",
+    task: Tasks = "needle,perplexity",
+    count: Count = 30,
+    controls: Controls = 1,
+    heads_from: HeadsFrom = "last",
+    model: AnyModel = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Out = Path("runs"),
+    resume: Resume = None,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Which heads need the whole context, and how much cache do the others save?
+
+    Examples:
+
+    - `headscope stream --heads-from last`
+    - `headscope stream --keep 10,25,50 --sink 16 --window 64 --task "needle(lengths=2048)"`
+    - `headscope stream --heads-from attn_patterns/my-model --metric listed`
+    """
+    from analysis import evaluation, streaming
+    from analysis.display import Handling
+
+    streaming.stream(
+        evaluation.Asked("", {}, task, count, controls, heads_from, model, device, dtype, seed),
+        Handling(out, resume, workers, as_json, dry_run),
+        streaming.Cache(keep=numbers(keep), sink=sink, window=window, metric=metric),
+    )
+
+
+@app.command()
+def benchmark(
+    what: What,
+    task: Annotated[str, typer.Option(help="Tasks or groups of lm-evaluation-harness, comma-separated.")],
+    include: Annotated[Path | None, typer.Option(help="A folder with your own task files for it.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="First examples of each task; by default all.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward.")] = 1,
+    controls: Controls = 1,
+    heads_from: HeadsFrom = "last",
+    model: AnyModel = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Out = Path("runs"),
+    resume: Resume = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Scores on the benchmarks that everybody reports, before and after an intervention.
+
+    Needs lm-evaluation-harness: the extra `harness`.
+
+    Examples:
+
+    - `headscope benchmark "output_zero @ top(retrieval_score, 10)" --task arc_easy --limit 100`
+    - `headscope benchmark "scale(0.5) @ L17H4" --task hellaswag,piqa --batch-size 4`
+    - `headscope benchmark "output_zero @ L17" --task my_task --include my_tasks --controls 3`
+    """
+    from analysis import benchmark
+    from analysis.display import Handling
+
+    benchmark.benchmark(
+        benchmark.Asked(
+            _text(what), task, include, limit, batch_size, controls, heads_from, model, device, dtype, seed
+        ),
+        Handling(out, resume, 1, as_json, dry_run),
+    )
+
+
+@app.command()
+def patch(
+    clean: Annotated[str, typer.Option(help="The prompt that calls for the answer.")],
+    corrupt: Annotated[str, typer.Option(help="The same prompt but for what calls for the wrong one, as long.")],
+    answer: Annotated[str, typer.Option(help='One token, with the space before it: " Paris".')],
+    wrong: Annotated[str, typer.Option(help="The token that the corrupt prompt calls for.")],
+    where: Annotated[str, typer.Option(help="Positions that are patched: all, or the last alone.")] = "all",
+    layers: Annotated[str | None, typer.Option(help="Layers, such as 17 or 0:10 or 3,5; by default all.")] = None,
+    chat: Annotated[bool, typer.Option(help="Put the prompts through the model's chat template.")] = False,
+    model: AnyModel = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Out = Path("runs"),
+    resume: Resume = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Which heads carry what makes two prompts end differently?
+
+    Examples:
+
+    - `headscope patch --clean "The capital of France is" --corrupt "The capital of Japan is" --answer " Paris"
+      --wrong " Tokyo"`
+    - the same with `--where last --layers 10:20`
+    - `headscope intervene "output_zero @ top(patching, 5)" --heads-from RUN`, where RUN patched all layers
+    """
+    from analysis import patch
+    from analysis.display import Handling
+
+    patch.patch(
+        patch.Asked(clean, corrupt, answer, wrong, where, layers, chat, model, device, dtype),
+        Handling(out, resume, 1, as_json, dry_run),
+    )
+
+
+@app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="A run of intervene or sweep, or RUN:POINT for one of its points.")],
+    first: Annotated[
+        str, typer.Argument(help="A run of intervene, sweep or stream; RUN:POINT where it has several points.")
+    ],
     second: Annotated[str, typer.Argument(help="Another, on the same examples.")],
     out: Out = Path("runs"),
     seed: Seed = 0,
@@ -139,6 +255,17 @@ def compare(
         print(json.dumps(found, indent=1))
     else:
         comparing.show(found)
+
+
+def numbers(text: str) -> list[float]:
+    """Shares in percent. Raises HeadscopeError for anything else."""
+    try:
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not found or not all(0 <= number < 100 for number in found):
+        raise HeadscopeError(f"--keep takes percentages from 0 to below 100, such as 10,25,50, and not {text!r}.")
+    return sorted(dict.fromkeys(found))
 
 
 def _judge(
@@ -176,7 +303,8 @@ def values(over: list[str]) -> dict[str, list[str]]:
             raise HeadscopeError(f"--over: {text!r} is not NAME=VALUES, such as w=0,0.5,2 or layer=0:30.")
         first, colon, end = given.partition(":")
         if colon and first.strip().isdigit() and end.strip().isdigit():
-            found[name] = [str(i) for i in range(int(first), int(end))]
+            more = [str(i) for i in range(int(first), int(end))]
         else:
-            found[name] = [value.strip() for value in given.split(",") if value.strip()]
+            more = [value.strip() for value in given.split(",") if value.strip()]
+        found[name] = list(dict.fromkeys([*found.get(name, []), *more]))
     return found

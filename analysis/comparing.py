@@ -18,7 +18,7 @@ from analysis.selection import call
 from analysis.tasks import tasks
 from probes.errors import HeadscopeError
 
-JUDGED = ("intervene", "sweep")
+JUDGED = ("intervene", "sweep", "stream")
 
 
 def compare_runs(first: str, second: str, folder: Path, *, seed: int) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def compare_runs(first: str, second: str, folder: Path, *, seed: int) -> dict[st
         raise HeadscopeError(f"{one.id} and {two.id} judged different models.")
     before = {case["case"]: case for case in one.cases()}
     after = {case["case"]: case for case in two.cases()}
-    shared = [name for name in before if name in after]
+    shared = [name for name in before if name in after and before[name]["facts"] == after[name]["facts"]]
     if not shared:
         raise HeadscopeError(f"{one.id} and {two.id} share no example: judge both with the same --task and --seed.")
     changed = [n for n in shared if before[n]["conditions"][BASELINE] != after[n]["conditions"][BASELINE]]
@@ -92,7 +92,7 @@ def _point(name: str, folder: Path) -> tuple[Run, str]:
     run_name, _, point = name.partition(":")
     run = find_run(run_name, folder)
     if run.manifest["command"] not in JUDGED:
-        raise HeadscopeError(f"{run.id} is no run of {' or '.join(JUDGED)}: it has no points to compare.")
+        raise HeadscopeError(f"{run.id} is no run of intervene, sweep or stream: it has no points to compare.")
     summary = run.summary()
     points = [row["name"] for row in next(iter(summary["tasks"].values()))["points"]]
     if not point and len(points) > 1:

@@ -150,7 +150,7 @@ def compare(
     return found
 
 
-def holm(p_values: Float[ArrayLike, "comparison"]) -> Float[np.ndarray, "comparison"]:
+def holm(p_values: ArrayLike) -> Float[np.ndarray, "comparison"]:
     """p-values corrected for their number, in the order given: Holm, Scandinavian Journal of Statistics 6, 1979.
 
     The i-th smallest of m becomes max over j <= i of (m - j + 1) p_j, at most 1. Raises HeadscopeError outside [0, 1].

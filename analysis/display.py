@@ -1,7 +1,8 @@
 """A run on the terminal: as tables, or as JSON for machines."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from analysis.runs import Run
 from analysis.uncertainty import interval
 
 WORDS = {"decode": "decoding", "prefill": "prefill", "both": "prefill and decoding"}
+BLOCKS = " ▁▂▃▄▅▆▇█"
+MARGIN = 4  # columns for the name of a layer
+RAISES, LOWERS = "dark_orange", "dodger_blue1"  # told apart by colour-blind eyes too
 console = Console()
 
 
@@ -34,16 +39,17 @@ def show(run: Run) -> None:
     if not run.finished:
         console.print(f"{run.id}: {manifest['state']}, {len(run.cases())} of {manifest.get('total_cases', '?')} cases.")
         return
-    summary, model = run.summary(), manifest["model"]
+    model, counted = manifest["model"], _COUNTED.get(manifest["command"], "cases, 95 % intervals over cases")
     console.print(
         f"\n[bold]{manifest['command']}[/] of {model['name']} ({model['dtype']}, {model['device']}), "
-        f"{summary['n_cases']} cases, 95 % intervals over cases"
+        f"{run.summary()['n_cases']} {counted}"
     )
-    _SHOWN[manifest["command"]](summary)
+    _SHOWN[manifest["command"]](run)
     console.print(f"Run: {run.path}")
 
 
-def _show_retrieval(summary: dict[str, Any]) -> None:
+def _show_retrieval(run: Run) -> None:
+    summary = run.summary()
     console.print(
         f"Needle accuracy {_interval(summary['accuracy'])}; {len(summary['failures'])} cases failed the gate."
     )
@@ -68,7 +74,8 @@ def _show_retrieval(summary: dict[str, Any]) -> None:
         )
 
 
-def _show_ablation(summary: dict[str, Any]) -> None:
+def _show_ablation(run: Run) -> None:
+    summary = run.summary()
     console.print(f"Needle accuracy as the model is: {_interval(summary['baseline'])}")
     for meaning, phase in dict.fromkeys((row["meaning"], row["phase"]) for row in summary["curve"]):
         table = Table("K", "top silenced", "random silenced", "sets", "difference")
@@ -102,7 +109,8 @@ def print_json(run: Run) -> None:
     print(json.dumps({"run": str(run.path), "state": run.manifest["state"], "summary": summary}, indent=1))
 
 
-def _show_points(summary: dict[str, Any]) -> None:
+def _show_points(run: Run) -> None:
+    summary = run.summary()
     for name, task in summary["tasks"].items():
         table = Table("", task["metric"], "minus baseline", "p", "random heads", "minus random", "better / worse")
         table.add_row("baseline", _estimate(task["points"][0]["baseline"]))
@@ -137,6 +145,84 @@ def _show_points(summary: dict[str, Any]) -> None:
     console.print("p: of the difference to the baseline, corrected for the points of the task (Holm).")
 
 
+def _show_stream(run: Run) -> None:
+    _show_points(run)
+    curve = run.summary()["curve"]
+    table = Table("KV groups whole", "cache saved", "needle accuracy", "minus whole cache")
+    for row in curve["rows"]:
+        accuracy = {"value": row["accuracy"], "low": row["low"], "high": row["high"]}
+        difference = {"value": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
+        table.add_row(
+            f"{row['full_groups']} of {curve['groups']}",
+            f"{row['saved']:.1%}",
+            _estimate(accuracy),
+            _estimate(difference),
+        )
+    console.print(
+        f"\n[bold]Cache saved[/] at {curve['tokens']:.0f} tokens, sink {curve['sink']}, window {curve['window']}"
+    )
+    console.print(table)
+    best = curve["operating_point"]
+    if best is None:
+        console.print(f"No point keeps the needle accuracy within {curve['margin']:.0%} of the whole cache.")
+    else:
+        sure = "its interval agrees" if curve["shown"] else "its interval is wider than that"
+        console.print(
+            f"Within {curve['margin']:.0%} of the whole cache: {best['saved']:.1%} saved with {best['full_groups']} "
+            f"groups whole ({sure})."
+        )
+
+
+def _show_benchmark(run: Run) -> None:
+    summary = run.summary()
+    for task, metrics in summary["tasks"].items():
+        for metric, found in metrics.items():
+            better = "higher" if found["higher_is_better"] else "lower"
+            table = Table("", metric, "minus baseline")
+            for name, score in found["scores"].items():
+                difference = found["differences"].get(name)
+                table.add_row(escape(name), f"{score:.3g}", _estimate(difference) if difference else "")
+            console.print(f"\n[bold]{escape(task)}[/] ({better} is better, n = {found['n']})")
+            console.print(table)
+    for name, text in summary["interventions"].items():
+        console.print(f"{escape(name)}: {escape(_shortened(text))}")
+
+
+def _show_patch(run: Run) -> None:
+    summary = run.summary()
+    console.print(
+        f"Logit of {escape(repr(summary['answer']))} minus that of {escape(repr(summary['wrong']))}: "
+        f"{summary['clean']:.2f} in the clean prompt, {summary['corrupt']:.2f} in the corrupt one "
+        f"({summary['tokens']} tokens; patched at {'every position' if summary['where'] == 'all' else 'the last'})."
+    )
+    table = Table("head", "share restored", "writes itself (logits)")
+    for row in summary["top"]:
+        table.add_row(row["head"], f"{row['patching']:.3f}", f"{row['attribution']:.3f}")
+    console.print(table)
+    frame = run.heads()
+    effects = frame[frame["metric"] == "patching"].pivot(index="layer", columns="head", values="value")
+    largest = effects.abs().to_numpy().max()
+    console.print(
+        f"Layers down, heads across; a full block is {largest:.3f}, lower ones show the square root; "
+        f"[{RAISES}]this colour[/] is towards the clean prompt, [{LOWERS}]this one[/] away from it."
+    )
+    width = 2 if MARGIN + 2 * effects.shape[1] <= console.width else 1
+    across = "".join(str(head % 10).ljust(width) for head in effects.columns)
+    console.print(f"{'':{MARGIN}}{across}", highlight=False, no_wrap=True, overflow="crop")
+    for layer, row in effects.iterrows():
+        label = Text(f"L{layer}".ljust(MARGIN))
+        console.print(label.append_text(heat_row(row, largest, width)), no_wrap=True, overflow="crop")
+
+
+def heat_row(values: Iterable[float], largest: float, width: int) -> Text:
+    """A block for each value, its height in eighths the square root of its share of the largest, coloured by sign."""
+    row = Text()
+    for value in values:
+        height = round(8 * math.sqrt(abs(value) / largest)) if largest else 0
+        row.append(width * BLOCKS[height], style=RAISES if value > 0 else LOWERS)
+    return row
+
+
 def _shortened(text: str, limit: int = 160) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
@@ -152,4 +238,11 @@ _SHOWN = {
     "ablation": _show_ablation,
     "intervene": _show_points,
     "sweep": _show_points,
+    "stream": _show_stream,
+    "benchmark": _show_benchmark,
+    "patch": _show_patch,
+}
+_COUNTED = {
+    "benchmark": "tasks, 95 % intervals over examples",
+    "patch": "layers, one pair of prompts: no intervals",
 }

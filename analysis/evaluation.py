@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,15 @@ from analysis.display import Handling, console, report
 from analysis.interventions import parse
 from analysis.ranking import is_list, listed_scores, run_scores
 from analysis.runs import OpenRun, Run, find_run
+from analysis.selection import Scores
 from analysis.study import ModelChoice, work_through
 from analysis.tasks import Task
+from probes.errors import HeadscopeError
 from probes.heads import Head
-from probes.sources import DEFAULT_MODEL
+from probes.sources import DEFAULT_MODEL, file_sha256
 from probes.subject import Subject
+
+RANKING = ("retrieval", "patch")  # the commands whose runs score every head
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
+    """A request made ready: the model, the examples, and the conditions that each will see."""
+
     subject: Subject
     choice: ModelChoice
     tasks: dict[str, Task]
@@ -47,9 +53,37 @@ class _Work:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """A model, the scores that its heads are chosen by, and where those come from."""
+
+    subject: Subject
+    choice: ModelChoice
+    scores: Scores | None
+    protected: frozenset[Head]
+    origin: str | None
+
+    def arms(self, points: Sequence[judging.Point], *, controls: int, seed: int) -> list[judging.Arm]:
+        return judging.arms(
+            points, self.subject.anatomy, self.scores, controls=controls, protected=self.protected, seed=seed
+        )
+
+
 def intervene(asked: Asked, handling: Handling, *, command: str = "intervene") -> Run | None:
-    """Judge every point; returns the finished run, or None for a dry run."""
-    work = _prepare(asked, handling)
+    """Judge one intervention, or every point of a sweep; returns the finished run, or None for a dry run."""
+    return judge(asked, judging.points(asked.template, asked.over), handling, command=command)
+
+
+def judge(
+    asked: Asked,
+    points: Sequence[judging.Point],
+    handling: Handling,
+    *,
+    command: str,
+    more: Callable[[Work, Sequence[Mapping[str, Any]]], Mapping[str, Any]] | None = None,
+) -> Run | None:
+    """Judge points; `more` adds to the summary what the command makes of the results."""
+    work = _prepare(asked, points, handling)
     if handling.dry_run:
         _describe(work, handling)
         return None
@@ -57,6 +91,7 @@ def intervene(asked: Asked, handling: Handling, *, command: str = "intervene") -
     facts = dict(work.facts)
     if judging.needs_means(work.arms):
         means, facts["calibration"] = calibrate(work.subject, CALIBRATION_TOKENS, seed=asked.seed)
+    judging.rehearse(work.subject, work.trials, tasks=work.tasks, tested=work.arms, means=means)
     examine = partial(judging.examine, tasks=work.tasks, tested=work.arms, means=means)
     with OpenRun.start(handling.out, command, facts, resume=handling.resume) as run:
         if not run.run.finished:
@@ -66,33 +101,47 @@ def intervene(asked: Asked, handling: Handling, *, command: str = "intervene") -
                 workers=handling.workers, title="judging", quiet=handling.as_json,
             )  # fmt: skip
             summary = judging.summarise(worked.records, work.tasks, work.arms, seed=asked.seed)
-            run.finish(heads=None, summary={**summary, "template": asked.template}, **worked.cost)
+            extra = more(work, worked.records) if more else {}
+            run.finish(heads=None, summary={**summary, **extra, "template": asked.template}, **worked.cost)
     report(run.run, handling)
     return run.run
 
 
-def _prepare(asked: Asked, points: Sequence[judging.Point], handling: Handling) -> _Work:
-    interventions = [each for point in points for each in parse(point.text)]
-    tasks = judging.chosen_tasks(asked.tasks)
-    source = scores = None
-    model = asked.model
-    listed = Path(asked.heads_from)
-    if any(each.needs_scores for each in interventions) and not is_list(listed):
-        source = find_run(asked.heads_from, handling.out, command="retrieval")
+def load_ranked(
+    points: Sequence[judging.Point], out: Path, *, heads_from: str, model: str | None, device: str | None,
+    dtype: str | None,
+) -> Ranked:  # fmt: skip
+    """The model, by default that of the run which ranked its heads, and the scores where a selector needs them."""
+    needed = any(each.needs_scores for point in points for each in parse(point.text))
+    listed, source = Path(heads_from), None
+    if (needed or heads_from != "last") and not is_list(listed):
+        source = find_run(heads_from, out, command="retrieval")
+        if source.manifest["command"] not in RANKING:
+            raise HeadscopeError(
+                f"{source.id} ranked no heads: --heads-from takes a run of {' or '.join(RANKING)}, or a list."
+            )
         model = model or source.manifest["model"]["name"]
-    choice = ModelChoice(model or DEFAULT_MODEL, asked.device, asked.dtype)
+    choice = ModelChoice(model or DEFAULT_MODEL, device, dtype)
     subject = choice.load()
-    protected = frozenset[Head]()
     if source is not None:
-        scores, protected = run_scores(source, subject)
-    elif any(each.needs_scores for each in interventions):
-        scores = listed_scores(listed, subject)
-    arms = judging.arms(points, subject.anatomy, scores, controls=asked.controls, protected=protected, seed=asked.seed)
+        return Ranked(subject, choice, *run_scores(source, subject), origin=source.id)
+    if needed:
+        return Ranked(subject, choice, listed_scores(listed, subject), frozenset(), origin=_digest(listed))
+    return Ranked(subject, choice, None, frozenset(), origin=None)
+
+
+def _prepare(asked: Asked, points: Sequence[judging.Point], handling: Handling) -> Work:
+    tasks = judging.chosen_tasks(asked.tasks)
+    ranked = load_ranked(
+        points, handling.out, heads_from=asked.heads_from, model=asked.model, device=asked.device, dtype=asked.dtype
+    )
+    choice, subject = ranked.choice, ranked.subject
+    arms = ranked.arms(points, controls=asked.controls, seed=asked.seed)
     found = judging.trials(subject, tasks, count=asked.count, seed=asked.seed)
     facts = {
         **asdict(asked),
         "over": {name: list(values) for name, values in asked.over.items()},
-        "heads_from": source.id if source else _digest(listed) if scores else None,
+        "heads_from": ranked.origin,
         "model": choice.model,
         "device": subject.device.type,
         "dtype": subject.dtype,
@@ -100,15 +149,16 @@ def _prepare(asked: Asked, points: Sequence[judging.Point], handling: Handling) 
         "case_ids": [trial.id for trial in found],
         "arms": {arm.name: [str(each) for each in arm.interventions] for arm in arms},
     }
-    return _Work(subject, choice, tasks, found, arms, facts)
+    return Work(subject, choice, tasks, found, arms, facts)
 
 
 def _digest(path: Path) -> str:
-    file = path if path.is_file() else next(iter(sorted(path.iterdir())))
-    return f"{path.name}:{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    found = hashlib.sha256("".join(file_sha256(file) for file in files).encode()).hexdigest()
+    return f"{path.name}:{found[:16]}"
 
 
-def _describe(work: _Work, handling: Handling) -> None:
+def _describe(work: Work, handling: Handling) -> None:
     conditions = [arm.name for arm in work.arms]
     if handling.as_json:
         print(json.dumps({"cases": len(work.trials), "conditions": conditions, "arms": work.facts["arms"]}))

@@ -42,7 +42,7 @@ try:
     from lm_eval.tasks import TaskManager
 except ImportError as error:
     raise HeadscopeError(
-        f"Benchmarks need lm-evaluation-harness ({error}): pip install lm-eval==0.4.13 accelerate."
+        f"Benchmarks need lm-evaluation-harness ({error}): pip install 'headscope[harness]'."
     ) from error
 
 BASELINE = "baseline"
@@ -92,7 +92,26 @@ def evaluate_tasks(
     show it pictures; for an intervention that acts only in decoding where nothing is decoded; and what interventions
     raise themselves.
     """
-    _check_settings(subject, tasks, interventions, limit, batch_size)
+    check_settings(subject, tasks, interventions, limit, batch_size)
+    return {
+        name: evaluate_task(
+            subject, name, task, interventions=interventions, limit=limit, seed=seed, batch_size=batch_size
+        )
+        for name, task in load_tasks(tasks, include).items()
+    }
+
+
+def evaluate_task(
+    subject: Subject,
+    name: str,
+    task: Any,
+    *,
+    interventions: Mapping[str, PlanFor],
+    limit: int | None,
+    seed: int,
+    batch_size: int = 1,
+) -> TaskResult:
+    """One of `load_tasks`, as `evaluate_tasks` does it, so that a run can stop between tasks and go on."""
     # HFLM gives a tokenizer without a padding token one: not to the Subject's own.
     tokenizer = copy.deepcopy(subject.tokenizer)
     # The baseline last: what an intervention refuses shows before time is spent on it.
@@ -100,12 +119,7 @@ def evaluate_tasks(
     models = {
         name: TappedModel(subject, tokenizer, name, plan_for, batch_size) for name, plan_for in conditions.items()
     }
-    return {
-        name: _result(
-            name, task, {condition: _ask(model, task, limit, seed) for condition, model in models.items()}, seed
-        )
-        for name, task in _load(tasks, include).items()
-    }
+    return _result(name, task, {condition: _ask(model, task, limit, seed) for condition, model in models.items()}, seed)
 
 
 class TappedModel(HFLM):
@@ -167,9 +181,10 @@ def _without_padding(row: Int[Tensor, " n"]) -> Int[Tensor, " real"]:
     return row[: max(1, int(row.flip(0).cumsum(0).count_nonzero()))]
 
 
-def _check_settings(
+def check_settings(
     subject: Subject, tasks: Sequence[str], interventions: Mapping[str, PlanFor], limit: int | None, batch_size: int
 ) -> None:
+    """Raises HeadscopeError for what no task could be asked with."""
     if subject.tokenizer is None:
         raise HeadscopeError(f"{subject.name} has no tokenizer, which a task's texts need.")
     if not tasks:
@@ -181,8 +196,8 @@ def _check_settings(
             raise HeadscopeError(f"{field}: {number} is too small; it counts from 1.")
 
 
-def _load(names: Sequence[str], include: Path | None) -> dict[str, Any]:
-    """The tasks by name, those of a group one by one."""
+def load_tasks(names: Sequence[str], include: Path | None) -> dict[str, Any]:
+    """The tasks by name, those of a group one by one. Raises HeadscopeError for one that can't be asked here."""
     if include is not None and not include.is_dir():
         raise HeadscopeError(f"include: {include} is no folder; name the folder that holds your task files.")
     manager = TaskManager(include_path=include, include_defaults=False)

@@ -7,11 +7,14 @@ One intervention is a sweep of one point. Every point is judged beside the model
 operation on as many random heads of the same layers. Heads that a metric selects come from a run on other examples.
 """
 
+import math
 import random
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -27,6 +30,7 @@ from analysis.tasks.task import Example, PlanFor
 from analysis.uncertainty import CONFIDENCE
 from probes.anatomy import Anatomy
 from probes.errors import HeadscopeError
+from probes.generation import check_length
 from probes.heads import Head
 from probes.plan import Plan
 from probes.prompt import Prompt
@@ -89,7 +93,8 @@ def points(template: str, over: Mapping[str, Sequence[str]]) -> list[Point]:
     found = []
     for values in product(*(over[name] for name in wanted)):
         chosen = dict(zip(wanted, values, strict=True))
-        found.append(Point(template.format_map(chosen), tuple(chosen.items())))
+        text = _VARIABLE.sub(lambda variable, chosen=chosen: chosen[variable[1]], template)  # type: ignore[misc]
+        found.append(Point(text, tuple(chosen.items())))
     return found
 
 
@@ -108,7 +113,7 @@ def arms(
     """
     found = [Arm(BASELINE)]
     for point in asked:
-        chosen = tuple(each.selected(anatomy, scores) for each in parse(point.text))
+        chosen = tuple(each.selected(anatomy, scores, protected, seed) for each in parse(point.text))
         arm = Arm(point.name, chosen, variables=point.variables)
         found.append(arm)
         if point.controls is None:
@@ -120,44 +125,45 @@ def arms(
 
 
 def _controls(arm: Arm, anatomy: Anatomy, count: int, protected: frozenset[Head], seed: int) -> list[Arm]:
-    if any(len(anatomy.heads()) - len(protected | arm.heads) < len(each.named) for each in arm.interventions):
+    if len(anatomy.heads()) - len(protected | arm.heads) < len(arm.heads):
         return []
     found = []
     for i in range(count):
-        others = []
-        for each in arm.interventions:
-            draw = random.Random(f"{seed}/{len(each.named)}/{i}")  # the same set whatever is done to the heads
-            heads = matched_control(each.named, anatomy.heads(), protected | arm.heads, draw=draw)
-            others.append(replace(each, heads=", ".join(map(str, heads))))
-        found.append(Arm(f"{arm.name}/random/{i}", tuple(others), arm.name, arm.variables))
+        draw = random.Random(f"{seed}/{len(arm.heads)}/{i}")  # the same set whatever is done to the heads
+        control = matched_control(sorted(arm.heads), anatomy.heads(), protected, draw=draw)
+        # One stand-in for each head, so that what is done to two heads is not done twice to one.
+        instead = dict(zip(sorted(arm.heads), control, strict=True))
+        others = tuple(
+            replace(each, heads=", ".join(str(instead[head]) for head in each.named)) for each in arm.interventions
+        )
+        found.append(Arm(f"{arm.name}/random/{i}", others, arm.name, arm.variables))
     return found
 
 
 def chosen_tasks(text: str) -> dict[str, Task]:
-    """Tasks by name, each perhaps with settings: `needle, copying(length=64)`."""
+    """Tasks by name, each perhaps with settings: `needle(lengths=512+1024), copying(length=64)`."""
     found: dict[str, Task] = {}
     for term in arguments(text):
-        taken = call(term)
-        name, settings = taken if taken else (term, [])
-        pairs = dict(setting.partition("=")[::2] for setting in settings)
-        found[term] = task(name.strip(), **{key.strip(): _setting(key, value) for key, value in pairs.items()})
+        name, settings = call(term) or (term, [])
+        usual = task(name)
+        given = {}
+        for setting in settings:
+            key, _, value = (part.strip() for part in setting.partition("="))
+            given[key] = _setting(key, value, getattr(usual, key, value))
+        found[term] = task(name, **given)
     if not found:
         raise HeadscopeError("--task is empty: name a task, such as needle; headscope tasks lists them.")
     return found
 
 
-def _setting(name: str, text: str) -> Any:
-    """A number, several joined by +, or a word."""
-    parts: list[Any] = []
-    for part in text.split("+"):
-        try:
-            parts.append(int(part))
-        except ValueError:
-            try:
-                parts.append(float(part))
-            except ValueError:
-                parts.append(part.strip())
-    return parts[0] if len(parts) == 1 and not name.strip().endswith("s") else tuple(parts)
+def _setting(name: str, text: str, usual: Any) -> Any:
+    """The value as its usual one is: a number, a word, or several joined by +."""
+    if isinstance(usual, tuple):
+        return tuple(_setting(name, part.strip(), usual[0]) for part in text.split("+"))
+    try:
+        return type(usual)(text)
+    except ValueError:
+        raise HeadscopeError(f"--task: {name}={text} is no setting such as {name}={usual}.") from None
 
 
 def trials(subject: Subject, tasks: Mapping[str, Task], *, count: int, seed: int) -> list[Trial]:
@@ -169,6 +175,45 @@ def trials(subject: Subject, tasks: Mapping[str, Task], *, count: int, seed: int
     ]
 
 
+class _Compiled(Exception):
+    """Ends the rehearsal of a trial: its prompt was built and the plans were compiled for it."""
+
+
+def rehearse(
+    subject: Subject,
+    trials: Sequence[Trial],
+    *,
+    tasks: Mapping[str, Task],
+    tested: Sequence[Arm],
+    means: Mapping[int, Tensor] | None,
+) -> None:
+    """Compile every point for every prompt, so that nothing is begun that can't be ended.
+
+    Raises HeadscopeError for a span that a prompt has not, operations that contradict each other, a prompt beyond the
+    model's window, and a point that acts only in decoding where a task decodes nothing.
+    """
+    treated = [arm for arm in tested if arm.of is None]
+    for name, each in tasks.items():
+        for arm in treated:
+            if each.teacher_forced and {one.phase for one in arm.interventions} == {"decode"}:
+                raise HeadscopeError(
+                    f"phase: {written(arm.interventions)} acts only in decoding and {name} reads one prefill: choose "
+                    "prefill or both, or another --task."
+                )
+
+    def compile_all(prompt: Prompt, new_tokens: int) -> Plan:
+        check_length(subject, len(prompt), new_tokens)
+        for arm in treated:
+            compile_plan(subject.anatomy, arm.interventions, prompt, means=means)
+        raise _Compiled
+
+    for trial in trials:
+        each = tasks[trial.task]
+        rehearsal = partial(compile_all, new_tokens=getattr(each, "new_tokens", 0))  # only tasks that decode have it
+        with suppress(_Compiled):
+            each.judge(subject, trial.example, {"rehearsal": rehearsal})
+
+
 def examine(
     subject: Subject,
     trial: Trial,
@@ -177,7 +222,10 @@ def examine(
     tested: Sequence[Arm],
     means: Mapping[int, Tensor] | None,
 ) -> dict[str, Any]:
-    """One example under every arm, and how each arm's plan was carried out."""
+    """One example under every arm, and how each arm's plan was carried out.
+
+    Raises HeadscopeError where a result is no finite number, which could be compared with nothing.
+    """
     plans: dict[str, Plan] = {}
 
     def plan_for(arm: Arm) -> PlanFor:
@@ -189,6 +237,12 @@ def examine(
         return compiled
 
     record = tasks[trial.task].judge(subject, trial.example, {arm.name: plan_for(arm) for arm in tested})
+    for name, outcome in record["conditions"].items():
+        if not math.isfinite(outcome["value"]):
+            raise HeadscopeError(
+                f"{trial.id}: the result under {name} is {outcome['value']}: the intervention takes the model's "
+                "numbers beyond what its dtype holds; make it weaker."
+            )
     applied = {name: plan.report.to_json() for name, plan in plans.items() if plan.report.paths}
     return {"case": trial.id, "task": trial.task, **record, "applied": applied}
 

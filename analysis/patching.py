@@ -12,7 +12,10 @@ for Indirect Object Identification in GPT-2 small" (ICLR 2023); Zhang and Nanda,
 Patching in Language Models" (ICLR 2024).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -29,6 +32,64 @@ Where = Literal["all", "last"]
 BATCH = 32  # heads patched in one forward; memory grows with it
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """Two prompts and how far they prefer the answer, in logits; what every layer's heads put out in the clean run."""
+
+    subject: Subject
+    corrupt_ids: Int[Tensor, " n"]
+    answer: int
+    wrong: int
+    outputs: Sequence[Float[Tensor, "n h e"]]
+    clean: float
+    corrupt: float
+
+
+def contrast(
+    subject: Subject, clean: Int[Tensor, " n"], corrupt: Int[Tensor, " n"], *, answer: int, wrong: int
+) -> Contrast:
+    """Read both prompts once: what every patch starts from.
+
+    Raises HeadscopeError for prompts of unequal length, and for prompts that don't tell answer from wrong.
+    """
+    if len(clean) != len(corrupt):
+        raise HeadscopeError(
+            f"The clean prompt has {len(clean)} tokens and the corrupt one {len(corrupt)}: patching needs them equal."
+        )
+    check_length(subject, len(clean), 0)
+    check_tokens(subject, answer, wrong)
+    prefers = partial(_preference, subject, answer=answer, wrong=wrong)
+    outputs, best = _kept(blocks(subject), lambda: float(prefers(clean)))
+    worst = float(prefers(corrupt))
+    if abs(best - worst) <= 1e-4 * max(abs(best), abs(worst), 1.0):
+        raise HeadscopeError(
+            f"Both prompts prefer the answer by {best:.3g} logits: choose a corrupt prompt that changes it."
+        )
+    return Contrast(subject, corrupt, answer, wrong, outputs, best, worst)
+
+
+def patch_layer(between: Contrast, layer: int, *, where: Where = "all", batch: int = BATCH) -> xr.DataArray:
+    """The effect of every head of one layer: dims (head), coordinate layer. Nothing depends on other layers."""
+    subject, block = between.subject, blocks(between.subject)[layer]
+    positions = slice(None) if where == "all" else slice(-1, None)
+    patched = []
+    for heads in torch.arange(block.layer.query_heads).split(batch):
+        with _hooked([block], _patch(between.outputs[layer], heads, positions)):
+            patched.append(_preference(subject, between.corrupt_ids, answer=between.answer, wrong=between.wrong))
+    return xr.DataArray(
+        ((torch.cat(patched) - between.corrupt) / (between.clean - between.corrupt)).cpu().numpy(),
+        dims="head",
+        coords={"layer": layer},
+        attrs={
+            "model": subject.name,
+            "clean": between.clean,
+            "corrupt": between.corrupt,
+            "where": where,
+            "unit": "share restored",
+        },
+    )
+
+
 def patch_heads(
     subject: Subject,
     clean: Int[Tensor, " n"],
@@ -40,38 +101,13 @@ def patch_heads(
     layers: Sequence[int] | None = None,
     batch: int = BATCH,
 ) -> Iterator[xr.DataArray]:
-    """The effect of every head, a layer at a time: dims (head), coordinate layer, so that a run can stop and go on.
+    """The effect of every head, a layer at a time, so that a run can stop and go on.
 
-    layers: those still to do; all of them unless given. Nothing depends on which layers came before.
-    Raises HeadscopeError for prompts of unequal length, and for prompts that don't tell answer from wrong.
+    layers: those still to do; all of them unless given. Raises HeadscopeError as `contrast` does.
     """
-    if len(clean) != len(corrupt):
-        raise HeadscopeError(
-            f"The clean prompt has {len(clean)} tokens and the corrupt one {len(corrupt)}: patching needs them equal."
-        )
-    check_length(subject, len(clean), 0)
-    check_tokens(subject, answer, wrong)
-    known = blocks(subject)
-    outputs, best = _clean_outputs(subject, known, clean, answer, wrong)
-    worst = float(_difference(subject, corrupt, answer, wrong))
-    if abs(best - worst) <= 1e-4 * max(abs(best), abs(worst), 1.0):
-        raise HeadscopeError(
-            f"Both prompts prefer the answer by {best:.3g} logits: choose a corrupt prompt that changes it."
-        )
-    positions = slice(None) if where == "all" else slice(-1, None)
-    for layer in range(len(known)) if layers is None else layers:
-        heads = torch.arange(known[layer].layer.query_heads)
-        patched = [
-            _patched(subject, known[layer], outputs[layer], some, positions, corrupt, answer, wrong)
-            for some in heads.split(batch)
-        ]
-        effect = (torch.cat(patched) - worst) / (best - worst)
-        yield xr.DataArray(
-            effect.cpu().numpy(),
-            dims="head",
-            coords={"layer": layer},
-            attrs={"model": subject.name, "clean": best, "corrupt": worst, "where": where, "unit": "share restored"},
-        )
+    between = contrast(subject, clean, corrupt, answer=answer, wrong=wrong)
+    for layer in range(subject.anatomy.layers) if layers is None else layers:
+        yield patch_layer(between, layer, where=where, batch=batch)
 
 
 def stacked(parts: Iterable[xr.DataArray]) -> xr.DataArray:
@@ -80,51 +116,36 @@ def stacked(parts: Iterable[xr.DataArray]) -> xr.DataArray:
 
 
 @torch.inference_mode()
-def _clean_outputs(
-    subject: Subject, known: Sequence[Block], ids: Int[Tensor, " n"], answer: int, wrong: int
-) -> tuple[list[Float[Tensor, "n h e"]], float]:
-    kept: list[Tensor] = []
-
-    def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        kept.append(given[0][0])
-
-    handles = [block.output.register_forward_pre_hook(keep) for block in known]
-    try:
-        difference = float(_difference(subject, ids, answer, wrong))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [z.unflatten(-1, (block.layer.query_heads, -1)) for z, block in zip(kept, known, strict=True)], difference
+def _preference(subject: Subject, ids: Int[Tensor, " n"], *, answer: int, wrong: int) -> Float[Tensor, " rows"]:
+    logits = subject.model(input_ids=ids[None].to(subject.device), use_cache=False, **last_logits(subject)).logits
+    return (logits[:, -1, answer] - logits[:, -1, wrong]).float()
 
 
-@torch.inference_mode()
-def _patched(
-    subject: Subject,
-    block: Block,
-    clean: Float[Tensor, "n h e"],
-    heads: Int[Tensor, " rows"],
-    positions: slice,
-    corrupt: Int[Tensor, " n"],
-    answer: int,
-    wrong: int,
-) -> Float[Tensor, " rows"]:
-    """The difference of logits where row i has head heads[i] from the clean run."""
+def _kept(known: Sequence[Block], forward: Callable[[], float]) -> tuple[list[Float[Tensor, "n h e"]], float]:
+    """What every layer's heads put out in this forward, and what the forward gave."""
+    outputs: list[Tensor] = []
+    with _hooked(known, lambda _, given: outputs.append(given[0][0])):
+        value = forward()
+    return [z.unflatten(-1, (b.layer.query_heads, -1)) for z, b in zip(outputs, known, strict=True)], value
 
-    def patch(_: nn.Module, given: tuple[Any, ...]) -> tuple[Tensor]:
+
+def _patch(clean: Float[Tensor, "n h e"], heads: Int[Tensor, " rows"], positions: slice) -> Callable[..., Any]:
+    """Row i of what comes out has head heads[i] from the clean run."""
+
+    def patch(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
         # One row comes in and many go out: below this layer all rows are alike, and the residual stream broadcasts.
-        rows = given[0].unflatten(-1, (block.layer.query_heads, -1)).repeat(len(heads), 1, 1, 1)
+        rows = given[0].unflatten(-1, clean.shape[1:]).repeat(len(heads), 1, 1, 1)
         for row, head in enumerate(heads.tolist()):
             rows[row, positions, head] = clean[positions, head]
         return (rows.flatten(-2),)
 
-    handle = block.output.register_forward_pre_hook(patch)
-    try:
-        return _difference(subject, corrupt, answer, wrong)
-    finally:
-        handle.remove()
+    return patch
 
 
-@torch.inference_mode()
-def _difference(subject: Subject, ids: Int[Tensor, " n"], answer: int, wrong: int) -> Float[Tensor, " rows"]:
-    logits = subject.model(input_ids=ids[None].to(subject.device), use_cache=False, **last_logits(subject)).logits
-    return (logits[:, -1, answer] - logits[:, -1, wrong]).float()
+@contextmanager
+def _hooked(known: Iterable[Block], hook: Callable[..., Any]) -> Iterator[None]:
+    """The hook sees (and may replace) what goes into the blocks' output projections: the heads' outputs."""
+    with ExitStack() as undo:
+        for block in known:
+            undo.callback(block.output.register_forward_pre_hook(hook).remove)
+        yield

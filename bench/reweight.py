@@ -17,6 +17,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from statistics import median
 from typing import Any
@@ -30,6 +31,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from kernels.attention import visible_pairs
+from kernels.reweight import Change, Move, attend_changed
 from kernels.reweight.triton import TUNED, Tile, attend_classes
 from kernels.statistics import statistics
 
@@ -45,7 +47,6 @@ CANDIDATES = {
         *[Tile(64, keys, 4, stages) for keys, stages in ((64, 2), (64, 3), (128, 2))],
         *[Tile(queries, 64, 8, 3) for queries in (128, 256)],
         Tile(128, 128, 4, 2),
-        Tile(192 // 3 * 4, 128, 8, 2),
     ],
     128: [
         *[Tile(128, 64, 8, stages) for stages in (2, 3, 4)],
@@ -108,13 +109,14 @@ def by_columns(layer: Layer, classes: Tensor, table: Tensor, pieces: int) -> Ten
     q = torch.cat([layer.q, q_columns.expand(b, HEADS, n, wide)], -1)
     k = torch.cat([layer.k, k_columns.expand(b, layer.k.shape[1], n, wide)], -1)
     v = pad(layer.v, (0, wide))
-    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, scale=d**-0.5)[0][..., :d]
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=d**-0.5, enable_gqa=True)[..., :d]
 
 
 def dense_bias(layer: Layer, classes: Tensor, table: Tensor) -> Tensor:
-    """(1, heads, n, n) from one row of n keys for each head, and a causal triangle."""
-    per_key = table[0, :, 0].gather(-1, classes.long().expand(HEADS, -1)).to(layer.q.dtype)
-    hidden = ~visible_pairs(layer.n, layer.n, device="cuda")
+    """(1, heads, n, n): for each of the table's heads the log weight of every key, and a causal triangle."""
+    per_key = table[0, :, 0].gather(-1, classes.long().expand(table.shape[1], -1)).to(layer.q.dtype)
+    hidden = ~visible_pairs(layer.n, layer.n, device=classes.device)
     return per_key[None, :, None, :].masked_fill(hidden, -math.inf)
 
 
@@ -123,14 +125,12 @@ def with_mask(layer: Layer, mask: Tensor) -> Tensor:
         return scaled_dot_product_attention(layer.q, layer.wide_k, layer.wide_v, mask)
 
 
-def dense_mask(layer: Layer, classes: Tensor) -> Variant:
-    # One triangle for all heads, or a mask of 32 heads would need 32 times as much.
-    mask = dense_bias(layer, classes, fixed(int(classes.max()) + 1))[:, :1].clone()
+def by_dense_bias(layer: Layer, classes: Tensor, table: Tensor) -> Variant:
+    mask = dense_bias(layer, classes, table[:, :1])  # one for all heads: each its own would be 32 times as much
     return Variant(lambda: with_mask(layer, mask.expand(1, HEADS, -1, -1)), mask.nbytes)
 
 
 def by_flex(layer: Layer, classes: Tensor, table: Tensor) -> Variant:
-    torch.compiler.reset()
     causal = torch.compile(create_block_mask)(lambda b, h, i, j: i >= j, None, None, layer.n, layer.n, device="cuda")
     of_key, weight, run = classes[0].int(), table[0, :, 0].contiguous(), torch.compile(flex_attention)
 
@@ -144,23 +144,24 @@ def by_classes(layer: Layer, classes: Tensor, table: Tensor) -> tuple[Tensor, Te
     return attend_classes(layer.q, layer.k, layer.v, classes, table, scale=layer.d**-0.5, causal=True)
 
 
-def moving(layer: Layer, lse: Tensor | None) -> Tensor:
-    """Every row hands a share of its mass on the sink to the needle: masses first, then a table for each row."""
-    found = statistics(
-        layer.q, layer.k, scale=layer.d**-0.5, wanted=("mass",), spans=layer.spans, lse=lse
-    )  # fmt: skip
+def moving(layer: Layer) -> Tensor:
+    """Every row hands a share of its mass on the sink to the needle, as the Tap has it done."""
+    everywhere = torch.ones(1, layer.n, dtype=torch.bool, device="cuda")
+    share = torch.full((1, HEADS), SHARE, device="cuda")
+    change = Change(moves=(Move(layer.spans["sink"], layer.spans["needle"], everywhere, share),))
+    return attend_changed(layer.q, layer.k, layer.v, scale=layer.d**-0.5, change=change).output
+
+
+def moving_by_statistics(layer: Layer) -> Tensor:
+    """The same in separate steps: masses by the statistics, the log-sum-exp given, then a table for each row."""
+    scale = layer.d**-0.5
+    found = statistics(layer.q, layer.k, scale=scale, wanted=("mass",), spans=layer.spans, lse=layer.lse)
     held, target = found["mass:sink"], found["mass:needle"]
     moves = target > 0
     given = torch.where(moves, math.log(1 - SHARE), 0.0)
     taken = torch.where(moves, torch.log1p(SHARE * held / target.clamp_min(1e-38)), 0.0)
     classes = layer.spans["sink"].to(torch.uint8) + 2 * layer.spans["needle"].to(torch.uint8)
     return by_classes(layer, classes, torch.stack([torch.zeros_like(given), given, taken], -1))[0]
-
-
-def after_plain(layer: Layer) -> Tensor:
-    """As `moving`, the log-sum-exp from a plain forward run for it."""
-    lse = torch.ops.aten._scaled_dot_product_flash_attention(layer.q, layer.k, layer.v, 0.0, True)[1]
-    return moving(layer, lse)
 
 
 def variants(layer: Layer) -> dict[str, Callable[[], Variant]]:
@@ -176,7 +177,7 @@ def variants(layer: Layer) -> dict[str, Callable[[], Variant]]:
     return {
         "SDPA, flash": lambda: Variant(layer.flash),
         "SDPA, cuDNN": lambda: Variant(layer.cudnn),
-        "SDPA, efficient, dense bias (one for all heads)": lambda: dense_mask(layer, two),
+        "SDPA, efficient, dense bias (one for all heads)": lambda: by_dense_bias(layer, two, fixed(2)),
         "FlexAttention, table of 2 classes": lambda: by_flex(layer, two, fixed(2)),
         "FlexAttention, table of 8 classes": lambda: by_flex(layer, eight, fixed(8)),
         "classes: 2, a span of 20": classed(two, 2),
@@ -186,9 +187,8 @@ def variants(layer: Layer) -> dict[str, Callable[[], Variant]]:
         "classes: 8, every key, a table for each row": lambda: Variant(lambda: by_classes(layer, all_eight, rowwise)),
         "columns: 2 classes, d + 8, flash": lambda: Variant(lambda: by_columns(layer, two, fixed(2), 3)),
         "columns: 8 classes, d + 16, flash": lambda: Variant(lambda: by_columns(layer, eight, fixed(8), 2)),
-        "moving mass, all its passes": lambda: Variant(lambda: moving(layer, None)),
-        "moving mass after a plain forward, which counts": lambda: Variant(lambda: after_plain(layer)),
-        "moving mass, the log-sum-exp given": lambda: Variant(lambda: moving(layer, layer.lse)),
+        "moving mass, all its passes": lambda: Variant(lambda: moving(layer)),
+        "moving mass by the statistics, their log-sum-exp given": lambda: Variant(lambda: moving_by_statistics(layer)),
     }
 
 
@@ -214,6 +214,7 @@ def speed(lengths: list[int], repeats: int) -> list[dict[str, Any]]:
     for d in HEAD_SIZES:
         for n in lengths:
             print(f"speed, d {d}, tokens {n}", file=sys.stderr, flush=True)
+            torch.compiler.reset()
             layer = Layer(n, d)
             known = {name: tried(prepare) for name, prepare in variants(layer).items()}
             served = {name: variant for name, variant in known.items() if variant}
@@ -268,7 +269,7 @@ def accuracy(lengths: list[int], repeats: int) -> list[dict[str, Any]]:
 
 def tune(lengths: list[int], repeats: int) -> list[dict[str, Any]]:
     """Milliseconds of `attend_classes` by tile: two classes in one span, and eight on every key."""
-    rows, device = [], torch.device("cuda")
+    rows = []
     for d, candidates in CANDIDATES.items():
         for n in lengths:
             layer, kept = Layer(n, d), TUNED[d]
@@ -278,19 +279,19 @@ def tune(lengths: list[int], repeats: int) -> list[dict[str, Any]]:
                 TUNED[d] = tile
                 row = {"d": d, "tokens": n, **tile._asdict()}
                 for name, given in inputs.items():
-                    row[name] = best_time(lambda given=given, layer=layer: by_classes(layer, *given), repeats, device)
+                    row[name] = best_time(partial(by_classes, layer, *given), repeats)
                 rows.append(row | {"now": "yes" if tile == kept else ""})
             TUNED[d] = kept
     return rows
 
 
-def best_time(run: Callable[[], Any], repeats: int, device: torch.device) -> float | str:
+def best_time(run: Callable[[], Any], repeats: int) -> float | str:
     """Median milliseconds, or why the GPU can't."""
     try:
         run()
     except Exception as refused:  # Triton's own kinds of failing to fit or to compile: the sweep goes on
         return type(refused).__name__
-    return 1e3 * median(seconds(run, device) for _ in range(repeats))
+    return 1e3 * median(seconds(run, torch.device("cuda")) for _ in range(repeats))
 
 
 TABLES = {"speed": speed, "accuracy": accuracy, "tune": tune}

@@ -51,3 +51,8 @@ class AttentionCall:
     def lse(self) -> Float[Tensor, "b h n"] | None:
         """The log-sum-exp of the rows' logits, where the forward itself has computed it."""
         return self._attended[1]
+
+    @property
+    def lse_at_hand(self) -> Float[Tensor, "b h n"] | None:
+        """The same, where the forward has run already."""
+        return self.lse if "_attended" in self.__dict__ else None

@@ -11,13 +11,17 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from kernels.attention import visible_pairs, weights
 from kernels.statistics import CLIP, EDGES, PER_HEAD, PER_KEY, PER_TILE, STATISTICS, TOP, QueryWindow
+from probes.call import AttentionCall
 from probes.errors import HeadscopeError
 from probes.generation import last_logits
 from probes.prompt import Prompt
 from probes.readers import MeanQueryReader, StatisticsReader
 from probes.subject import Subject
 from probes.tap import Tap
+
+PATTERN_TOKENS = 2048  # a map of every pair: 17 MB a head in float32
 
 UNITS = {
     "lse": "nats",
@@ -83,3 +87,42 @@ def mean_queries(subject: Subject, prompts: Sequence[Prompt]) -> dict[int, Float
         for prompt in prompts:
             subject.model(input_ids=prompt.ids[None].to(subject.device), use_cache=False, **last_logits(subject))
     return reader.means()
+
+
+@torch.inference_mode()
+def frozen_pattern(subject: Subject, prompt: Prompt, layer: int) -> Float[Tensor, "h n n"]:
+    """Attention weights of every head of a decoder layer: the setting `pattern` for a swap of any of them to `frozen`.
+
+    In [0, 1], rows summing to 1 (less with a learned sink), float32 or wider, on the model's device.
+    Raises HeadscopeError where the model has no such layer or the prompt has more than PATTERN_TOKENS tokens.
+    """
+    layers = subject.anatomy.layers
+    if layer not in range(layers):
+        raise HeadscopeError(f"There is no layer {layer}: this model has layers 0 to {layers - 1}.")
+    if len(prompt) > PATTERN_TOKENS:
+        raise HeadscopeError(
+            f"A frozen pattern holds every pair of tokens: {len(prompt)} are too many, {PATTERN_TOKENS} the most."
+        )
+    reader = _PatternReader(layer)
+    with Tap(subject, readers=[reader]):
+        subject.model(input_ids=prompt.ids[None].to(subject.device), use_cache=False, **last_logits(subject))
+    return reader.pattern
+
+
+class _PatternReader:
+    """The dense map of one decoder layer, of one prompt without padding."""
+
+    pattern: Float[Tensor, "h n n"]
+
+    def __init__(self, layer: int) -> None:
+        self.layer = layer
+
+    def read(self, call: AttentionCall) -> None:
+        if call.layer.stack or call.layer.index != self.layer:
+            return
+        wide = torch.promote_types(call.q.dtype, torch.float32)
+        n = call.q.shape[2]
+        mask = visible_pairs(n, n, causal=call.causal, device=call.q.device) if call.mask is None else call.mask
+        self.pattern = weights(
+            call.q.to(wide), call.k.to(wide), scale=call.scale, mask=mask, softcap=call.layer.softcap, sink=call.sink
+        )[0]

@@ -40,7 +40,7 @@ def changed_output(
             sink=call.sink,
             query_positions=None if call.at_slots else call.query_positions,
             key_positions=None if call.at_slots else call.key_positions,
-            lse=call.lse if step.needs_masses else None,
+            lse=call.lse_at_hand,
         )
         output, path = found.output, found.path
         without = {"without_key": found.rows_without_key, "without_target": found.rows_without_target}
@@ -56,29 +56,33 @@ def changed_output(
 
 
 def _swapped(swap: Swap, call: AttentionCall, inputs: Tensor | None, output: Tensor) -> Tensor:
-    """The output with the swapped heads' own in place; heads that no row swaps are not computed."""
+    """The output with the swapped heads' own in place; heads that no row swaps are not computed.
 
+    Raises HeadscopeError where the settings do not fit the layer.
+    """
     chosen = swap.heads.to(output.device)
     index = chosen.any(0).nonzero()[:, 0]
     rule = mechanism(swap.mechanism)
     visible = None if call.mask is None else visible_in(call.mask)
-    own = rule.forward(
-        Call(
-            q=call.q[:, index],
-            k=call.k[:, index // call.layer.group_size],
-            v=call.v[:, index // call.layer.group_size],
-            scale=call.scale,
-            visible=visible if visible is None or visible.shape[1] == 1 else visible[:, index],
-            causal=call.causal,
-            query_positions=call.query_positions,
-            key_positions=call.key_positions,
-            softcap=call.layer.softcap,
-            sink=None if call.sink is None else call.sink[index],
-            inputs=inputs,
-            output=output[:, index],
-        ),
-        rule.settings(swap.settings),
+    swapped = Call(
+        q=call.q[:, index],
+        k=call.k[:, index // call.layer.group_size],
+        v=call.v[:, index // call.layer.group_size],
+        scale=call.scale,
+        visible=visible if visible is None or visible.shape[1] == 1 else visible[:, index],
+        causal=call.causal,
+        query_positions=call.query_positions,
+        key_positions=call.key_positions,
+        softcap=call.layer.softcap,
+        sink=None if call.sink is None else call.sink[index],
+        inputs=inputs,
+        output=output[:, index],
     )
+    try:
+        settings = rule.part(rule.settings(swap.settings), index, chosen.shape[1])
+        own = rule.forward(swapped, settings)
+    except ValueError as error:
+        raise HeadscopeError(f"{swap.mechanism} in layer {call.layer.index}: {error}.") from error
     mixed = output.clone()
     mixed[:, index] = torch.where(chosen[:, index, None, None], own.to(output.dtype), output[:, index])
     return mixed

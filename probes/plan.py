@@ -82,7 +82,10 @@ class Streaming:
 
 @dataclass(frozen=True)
 class Swap:
-    """These heads follow another rule than softmax: a Mechanism by name, with its settings."""
+    """These heads follow another rule than softmax: a Mechanism by name, with its settings.
+
+    A tensor among the settings that differs from head to head has a part for every head of the layer, swapped or not.
+    """
 
     heads: Bool[Tensor, "b h"]
     mechanism: str
@@ -109,11 +112,6 @@ class LayerPlan:
     @property
     def reweighs(self) -> bool:
         return bool(self.weights or self.moves or self.streams)
-
-    @property
-    def needs_masses(self) -> bool:
-        """Whether the change depends on how much attention a row pays to its spans."""
-        return bool(self.moves) or not all(weight.renormalise for weight in self.weights)
 
     def change(self, queries: Int[Tensor, "b n"], keys: Int[Tensor, "b m"]) -> Change:
         """What kernels.reweight is to do to queries and keys that stand at these positions."""

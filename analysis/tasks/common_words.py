@@ -1,11 +1,11 @@
 """Can the model say which words of a long list come most often?
 
     1. paper 2. window 3. paper ...
-    The 3 most common words in the list above are:
+    The most common word in the list above is "
 
 In the manner of common words extraction in Hsieh et al., "RULER: What's the Real Context Size of Your Long-Context
 Language Models?", COLM 2024, which hides 10 words said 30 times among words said 3 times; the value is the share of the
-common words that the answer names. Defaults are smaller, for small models.
+common words that the answer names. Defaults are smaller and begin the answer with a quote, for small models.
 """
 
 import random
@@ -41,10 +41,10 @@ class CommonWordsExample(Example):
 class CommonWords:
     """`common` words said `often` times each; as many others, said `rarely` times each, as `length` tokens hold."""
 
-    common: int = 3
-    often: int = 10
+    common: int = 1
+    often: int = 20
     rarely: int = 1
-    length: int = 384
+    length: int = 192
 
     name: ClassVar[str] = "common-words"
     about: ClassVar[str] = "Which words of a long list come most often?"
@@ -54,7 +54,7 @@ class CommonWords:
     teacher_forced: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.common < 1 or not 1 <= self.rarely < self.often:
+        if not 1 <= self.common < len(words()) or not 1 <= self.rarely < self.often:
             raise HeadscopeError(
                 f"common, often, rarely: {self.common} words said {self.often} times among others said {self.rarely} "
                 "times can't be told apart: take at least 1 word, said more often than the others."
@@ -86,14 +86,18 @@ class CommonWords:
         left = [word for word in words() if word not in example.common]
         others = random.Random(example.order).sample(left, len(left))
 
+        question = "The most common word in the list above is"
+        if self.common > 1:
+            question = f"The {self.common} most common words in the list above are"
+
         def listing(count: int) -> Prompt:
             said = [*example.common * self.often, *others[:count] * self.rarely]
             random.Random(example.order).shuffle(said)
             parts = []
             for number, word in enumerate(said, 1):
-                parts += [Part(f"{number}. "), Part(word, "common" if word in example.common else None), Part(" ")]
-            question = f"The {self.common} most common words in the list above are:"
-            return spanned(subject, [*parts[:-1], Part("\n\n"), Part(question, "question")], chat=False)
+                parts += [Part(f" {number}. "), Part(word, "common" if word in example.common else None)]
+            parts += [Part("\n\n"), Part(question, "question"), Part(' "')]
+            return spanned(subject, parts, chat=False)
 
         return fitted(listing, length=self.length, most=min(len(others), self.length))
 

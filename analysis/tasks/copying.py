@@ -81,7 +81,10 @@ class Induction(Copying):
 
 
 def repeated(subject: Subject, tokens: tuple[int, ...]) -> Prompt:
-    """The tokens twice, after the text-start token where the tokenizer has one; spans first and second."""
+    """The tokens twice, after the text-start token where the tokenizer has one; spans first and second.
+
+    Its text is what each token says alone, which for a piece of a character is a replacement character.
+    """
     start = getattr(subject.tokenizer, "bos_token_id", None)
     ids = [*([] if start is None else [start]), *tokens, *tokens]
     offsets, text = [], ""

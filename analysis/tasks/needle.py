@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from analysis.needles import ASK, BEFORE, PASS_RECALL, Case, answer_recall, build, grid, triples
 from analysis.tasks.marking import recalled
 from analysis.tasks.prompts import fitted, sentences, spanned
-from analysis.tasks.task import Better, Example, Outcome, PlanFor, Role, check_count, judge_answers
+from analysis.tasks.task import Better, Example, Outcome, PlanFor, Role, check_count, check_role, judge_answers
 from probes.errors import HeadscopeError
 from probes.prompt import Part, Prompt
 from probes.subject import Subject
@@ -41,6 +41,11 @@ class Needle:
     better: ClassVar[Better] = "higher"
     bounded: ClassVar[bool] = True
     teacher_forced: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_role(self.role)
+        if not self.lengths or not self.depths:
+            raise HeadscopeError("lengths, depths: a needle needs at least one of each.")
 
     def examples(self, subject: Subject, *, count: int, seed: int) -> list[NeedleExample]:
         """Needles take turns; length, depth and place in the text are drawn, each cell once before any comes twice."""
@@ -128,6 +133,7 @@ class MultiNeedle:
     teacher_forced: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_role(self.role)
         most = len(FORMS[self.role].owners)
         if not 2 <= self.facts <= most:
             raise HeadscopeError(f"facts: {self.name} hides 2 to {most} facts, not {self.facts}.")

@@ -49,8 +49,8 @@ class Perplexity:
                 f"stride: a window of {self.tokens} tokens can score its last 1 to {self.tokens - 1}, "
                 f"not {self.stride}."
             )
-        if not self.texts:
-            raise HeadscopeError("texts: perplexity needs at least one text.")
+        if not self.texts or len(set(self.texts)) < len(self.texts):
+            raise HeadscopeError("texts: perplexity needs at least one text, and none twice.")
 
     def examples(self, subject: Subject, *, count: int, seed: int) -> list[PerplexityExample]:
         """Each text's windows begin at a word of its first half that `seed` draws.

@@ -8,7 +8,7 @@ All conditions of an example see the same prompt, so that differences between th
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 
@@ -37,7 +37,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One example under one condition: `value` in the task's metric; the response and its judgement, where there is one."""
+    """One example under one condition: `value` in the metric; the response and its judgement, where there is one."""
 
     value: float
     response: str | None = None
@@ -73,6 +73,12 @@ def record(example: Example, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     return {"example": example.id, "facts": example.facts(), "conditions": conditions}
 
 
+def check_role(role: str) -> None:
+    """Raises HeadscopeError for a role that is neither detect nor judge."""
+    if role not in get_args(Role):
+        raise HeadscopeError(f"role: {role!r} is none of {', '.join(get_args(Role))}.")
+
+
 def check_count(count: int, most: int | None = None, *, task: str) -> None:
     """Raises HeadscopeError for a number of examples below 1, or above what the task has."""
     if count < 1:
@@ -101,8 +107,10 @@ def answers(subject: Subject, prompt: Prompt, plans: Mapping[str, Plan], new_tok
     """What the model answers under each plan, decoded greedily up to `new_tokens` tokens.
 
     Plans that leave the prefill as it is share one, and decode side by side where a batch can hold them.
-    Raises HeadscopeError where prompt and answer do not fit the model.
+    Raises HeadscopeError where prompt and answer do not fit the model, and where there is no token to answer with.
     """
+    if new_tokens < 1:
+        raise HeadscopeError(f"new_tokens: an answer of {new_tokens} tokens says nothing; take at least 1.")
     check_length(subject, len(prompt), new_tokens)
     last = int(prompt.ids[-1])
     together = [name for name, plan in plans.items() if plan.branchable and not plan.acts_in("prefill")]

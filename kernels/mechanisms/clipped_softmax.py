@@ -17,12 +17,11 @@ GAMMA, ZETA = -0.025, 1.0  # the paper's for BERT
 
 
 def effective_map(call: Call, settings: Settings) -> Float[Tensor, "b h n m"]:
-    """The stretched and clipped probabilities; a hidden key stays at 0 whatever gamma and zeta are."""
-    visible = call.sees()
+    """The probabilities, stretched and clipped; gamma is never above 0, so that a hidden key stays at 0."""
     gamma, zeta = settings["gamma"], settings["zeta"]
     if "alpha" in settings:
-        gamma = -settings["alpha"] / visible.sum(-1, keepdim=True).clamp_min(1)
-    return ((zeta - gamma) * softmax_map(call) + gamma).clamp(0, 1).masked_fill(~visible, 0.0)
+        gamma = -settings["alpha"] / call.sees().sum(-1, keepdim=True).clamp_min(1)
+    return ((zeta - gamma) * softmax_map(call) + gamma).clamp(0, 1)
 
 
 MECHANISM = Mechanism(

@@ -1,4 +1,4 @@
-"""What is changed in a softmax attention, as data: weights on sets of keys, mass moved between them, heads that stream."""
+"""What is changed in a softmax attention, as data: keys weighed, mass moved, heads that stream."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace

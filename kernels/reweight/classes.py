@@ -6,6 +6,7 @@ Weight multiplies what it names. With f_c the product of these, the softmax with
 changed row but for its sum, sum_c f_c M_c, which multiplies the output.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,9 +26,9 @@ MOST_SETS = 62
 
 @dataclass(frozen=True)
 class Classes:
-    """of_key: every key's class, from 0, which is that of the keys in no set. Of the `count` classes some may be empty.
+    """of_key: every key's class, from 0, which is that of the keys in no set. Class 0 is there without any keys, too.
 
-    sets: the Change's sets of keys by their place among its parts, as the classes that they hold.
+    weights, sources, targets: which classes each Weight, and the source and target of each Move, holds.
     """
 
     of_key: Int[Tensor, "#b m"]
@@ -59,8 +60,8 @@ class ClassWeights:
         return torch.where(self.alive[..., None], output, 0)
 
 
-def class_weights(call: Call, change: Change) -> ClassWeights:
-    """Without Streams, soft-caps and learned sinks. Costs a pass over q.k where masses are needed."""
+def class_weights(call: Call, change: Change, measure: "Measure | None" = None) -> ClassWeights:
+    """Without Streams, soft-caps and learned sinks. Where masses are needed, `measure` passes over q.k."""
     classes = classify(call, change)
     seen = seen_classes(call, classes)
     log_weights = shifts(change, classes)
@@ -68,19 +69,23 @@ def class_weights(call: Call, change: Change) -> ClassWeights:
     emptied = (seen.any(-1) & ~left.any(-1)).expand(call.q.shape[:3])
     row_sums, stuck = None, torch.zeros((), dtype=torch.int64, device=call.q.device)
     if change.moves or not all(weight.renormalise for weight in change.weights):
-        mass = torch.where(left, masses(call, classes, log_weights), 0)
-        factors = torch.ones_like(mass)
+        mass = torch.where(left, (measure or masses)(call, classes, log_weights), 0)
+        # They sum to 1 but for what they, or the log-sum-exp, were rounded by.
+        mass = mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
         for move, source, target in zip(change.moves, classes.sources, classes.targets, strict=True):
-            step, missed = moving(move, source, target, mass * factors)
-            factors, stuck = factors * step, stuck + missed
+            factors, missed = moving(move, source, target, mass)
+            mass, log_weights, stuck = mass * factors, log_weights + factors.log(), stuck + missed
         for weight, held in zip(change.weights, classes.weights, strict=True):
             if not weight.renormalise:
-                inside = weight.queries[:, None, :, None] & held
-                factors = torch.where(inside, factors * per_head(weight.factor.float()), factors)
-        log_weights = log_weights + factors.log()
+                factors = torch.where(weight.queries[:, None, :, None] & held, per_head(weight.factor.float()), 1)
+                mass, log_weights = mass * factors, log_weights + factors.log()
         left = seen & ~log_weights.isneginf()
-        row_sums = (mass * factors).sum(-1)
+        row_sums = mass.sum(-1)
     return ClassWeights(classes, log_weights, row_sums, left.any(-1), emptied.sum(), stuck)
+
+
+Measure = Callable[[Call, Classes, Tensor], Tensor]
+"""How `masses` may be had."""
 
 
 def classify(call: Call, change: Change) -> Classes:
@@ -132,7 +137,7 @@ def masses(
 ) -> Float[Tensor, "b h n classes"]:
     """Share of each row's attention that the class holds, the log weights included."""
     q, k, lse = call.q, call.k, call.lse
-    if bool((log_weights != 0).any()):
+    if bool(log_weights.any()):
         q, k = append_columns(q, k, classes.of_key, log_weights, scale=call.scale)
         lse = None
     of_key = classes.of_key.expand(q.shape[0], -1)
@@ -146,9 +151,7 @@ def masses(
         lse=lse,
         spans={str(number): of_key == number for number in range(classes.count)},
     )
-    mass = torch.stack([found[f"mass:{number}"] for number in range(classes.count)], -1)
-    # They sum to 1 but for what the log-sum-exp has been rounded by, the same for all of a row.
-    return mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
+    return torch.stack([found[f"mass:{number}"] for number in range(classes.count)], -1)
 
 
 def moving(

@@ -16,17 +16,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kernels.attention.reference import mix, scores, visible_pairs
+from kernels.reweight.blocks import attend_blocks
 from kernels.reweight.change import Call, Change, Changed, check
-from kernels.reweight.classes import MOST_SETS, class_weights, classify
+from kernels.reweight.classes import MOST_SETS, Classes, class_weights, classify
 from kernels.reweight.columns import attend_columns, width
-from kernels.reweight.reference import reweighted
 from kernels.reweight.stream import attend_stream
 
 FEW_QUERIES = 16
 QUERIES_PER_BLOCK = 256
-KEYS_AT_ONCE = 4096
-"""Of keys in half precision, how many are in float32 at a time: a decode step never copies its cache."""
 WIDEST_FUSED_HEAD = 256
 """Beyond this PyTorch's fused kernels on GPUs give up."""
 PATHS = ("rows", "columns", "triton", "stream", "blocks")
@@ -120,7 +117,7 @@ def attend_by(path: str, call: Call, change: Change) -> Changed:
             return Changed(attend_stream(call, change.streams[0]), path, 0, 0)
         case "columns" | "triton":
             return _by_classes(path, call, change)
-    return _by_blocks(path, call, change)
+    return attend_blocks(path, call, change, block=call.n if path == "rows" else QUERIES_PER_BLOCK)
 
 
 def _no_stream(call: Call, change: Change) -> str | None:
@@ -147,11 +144,13 @@ def _no_columns(call: Call, change: Change) -> str | None:
 
 def _no_wide_columns(call: Call, change: Change) -> str | None:
     """PyTorch computes wider heads on a GPU without a fused kernel, and forms the whole map."""
+    if not call.q.is_cuda:
+        return None
     size = call.q.shape[-1]
     wide = width(size, classify(call, change).count, call.q.dtype)
-    if call.q.is_cuda and wide > WIDEST_FUSED_HEAD:
-        return f"heads of {size} become {wide} wide, and {WIDEST_FUSED_HEAD} is the widest that fused kernels take"
-    return None
+    if wide <= WIDEST_FUSED_HEAD:
+        return None
+    return f"heads of {size} become {wide} wide, and {WIDEST_FUSED_HEAD} is the widest that fused kernels take"
 
 
 def _no_triton(call: Call, change: Change) -> str | None:
@@ -175,60 +174,17 @@ def _has_triton() -> bool:
 
 
 def _by_classes(path: str, call: Call, change: Change) -> Changed:
-    weights = class_weights(call, change)
-    of_key = weights.classes.of_key
-    if path == "triton":
-        output, _ = import_module("kernels.reweight.triton").attend_classes(
-            call.q,
-            call.k,
-            call.v,
-            of_key.to(torch.uint8),
-            weights.log_weights,
-            scale=call.scale,
-            causal=call.causal,
-        )
+    if path == "columns":
+        weights = class_weights(call, change)
+        output = attend_columns(call, weights.classes.of_key, weights.log_weights)
     else:
-        output = attend_columns(call, of_key, weights.log_weights)
+        triton, shape = import_module("kernels.reweight.triton"), {"scale": call.scale, "causal": call.causal}
+
+        def measured(call: Call, classes: Classes, log_weights: Tensor) -> Tensor:
+            found: Tensor = triton.class_masses(call.q, call.k, classes.of_key.to(torch.uint8), log_weights, **shape)
+            return found
+
+        weights = class_weights(call, change, measured)
+        of_key = weights.classes.of_key.to(torch.uint8)
+        output, _ = triton.attend_classes(call.q, call.k, call.v, of_key, weights.log_weights, **shape)
     return Changed(weights.finish(output), path, weights.rows_without_key, weights.rows_without_target)
-
-
-def _by_blocks(path: str, call: Call, change: Change) -> Changed:
-    """The reference, a block of queries at a time, in float32 or wider."""
-    queries, keys = call.positions()
-    block = call.n if path == "rows" else QUERIES_PER_BLOCK
-    parts = []
-    emptied, stuck = (torch.zeros((), dtype=torch.int64, device=call.q.device) for _ in range(2))
-    for start in range(0, call.n, block):
-        rows = slice(start, start + block)
-        logits = _logits(call, rows)
-        found = reweighted(logits, change, sink=call.sink, positions=(queries[:, rows], keys), rows=rows)
-        parts.append(_mixed(found.p, call.v).to(call.q.dtype))
-        emptied, stuck = emptied + found.rows_without_key, stuck + found.rows_without_target
-    return Changed(torch.cat(parts, 2), path, emptied, stuck)
-
-
-def _logits(call: Call, rows: slice) -> Float[Tensor, "b h rows m"]:
-    q = call.q[:, :, rows].to(torch.promote_types(call.q.dtype, torch.float32))
-    if call.mask is None:
-        mask = visible_pairs(call.n, call.m, causal=call.causal, device=q.device, rows=rows)
-    else:
-        mask = call.mask[..., rows, :]
-    parts = _stretches(call.k, q.dtype)
-    masks = mask.split([part.shape[2] for part in parts], -1)
-    return torch.cat(
-        [
-            scores(q, part.to(q.dtype), scale=call.scale, mask=mask, softcap=call.softcap)
-            for part, mask in zip(parts, masks, strict=True)
-        ],
-        -1,
-    )
-
-
-def _mixed(p: Float[Tensor, "b h rows m"], v: Float[Tensor, "b g m e"]) -> Float[Tensor, "b h rows e"]:
-    parts = _stretches(v, p.dtype)
-    weights = p.split([part.shape[2] for part in parts], -1)
-    return torch.stack([mix(some, part.to(p.dtype)) for some, part in zip(weights, parts, strict=True)]).sum(0)
-
-
-def _stretches(x: Float[Tensor, "b g m d"], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    return (x,) if x.dtype == dtype else x.split(KEYS_AT_ONCE, 2)

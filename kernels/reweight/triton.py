@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import one_hot, pad
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 
@@ -27,8 +27,8 @@ class Tile(NamedTuple):
 
 
 TUNED = {
-    64: Tile(128, 64, 4, 3),
-    128: Tile(128, 64, 8, 3),
+    64: Tile(64, 64, 4, 2),
+    128: Tile(128, 64, 4, 2),
     256: Tile(128, 64, 8, 2),
 }
 """By head size, in half precision; smaller heads take the first."""
@@ -38,7 +38,7 @@ MOST_CLASSES = 16
 WIDEST_HEAD = 256
 PIECES = 3
 """A log weight enters the matrix product as the sum of so many bfloat16 numbers, 24 bits; in float32 as it is."""
-LENGTHS = ("n", "m", "heads", "group", "batches")
+LENGTHS = ("n", "m", "heads", "group", "batches", "class_count")
 """Arguments that Triton need not compile for anew."""
 LOG2_E = tl.constexpr(1.4426950408889634)
 HIDDEN = tl.constexpr(-1.0e30)
@@ -55,13 +55,13 @@ def load_block(tensor, b, head, first, ROWS: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def load_weights(
-    LOG_WEIGHTS, rows, n, stride, scale,
-    CLASS_COUNT: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr, KIND: tl.constexpr,
+    LOG_WEIGHTS, rows, n, stride, class_count, scale,
+    PIECES: tl.constexpr, COLUMNS: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     """Of each row: class 0's log weight in bits, and all classes' in units of q.k, PIECES columns for each class."""
     column = tl.arange(0, COLUMNS)
     at = LOG_WEIGHTS + rows.to(tl.int64) * stride
-    present = (rows < n)[:, None] & (column < PIECES * CLASS_COUNT)[None, :]
+    present = (rows < n)[:, None] & (column < PIECES * class_count)[None, :]
     w = tl.load(at[:, None] + (column // PIECES)[None, :], mask=present, other=0.0)
     w = tl.maximum(w / scale, HIDDEN)
     high = w.to(KIND)
@@ -76,7 +76,7 @@ def load_weights(
 def walk(
     start, stop, q, rows, ordinary, pieces, output, total, largest,
     K, V, ORDER, CLASS_OF, b, g, classes, m, offset, scale,
-    D: tl.constexpr, KEYS: tl.constexpr, COLUMNS: tl.constexpr,
+    D: tl.constexpr, E: tl.constexpr, KEYS: tl.constexpr, COLUMNS: tl.constexpr,
     CLASSED: tl.constexpr, INSIDE: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """Blocks of keys from `start` up to `stop`: places in ORDER where every row sees every key, else as they lie."""
@@ -102,7 +102,7 @@ def walk(
         p = tl.exp2(s * scale - (higher - shift)[:, None])
         falls = tl.exp2(largest - higher)
         total = total * falls + tl.sum(p, 1)
-        v = load_block(V, b, g, first, KEYS, D)
+        v = load_block(V, b, g, first, KEYS, E)
         output = tl.dot(p.to(v.dtype), v, output * falls[:, None], input_precision="ieee")
         largest = higher
     return output, total, largest
@@ -111,9 +111,9 @@ def walk(
 @triton.jit(do_not_specialize=LENGTHS)
 def attend_classes_kernel(
     Q, K, V, LOG_WEIGHTS, CLASS_OF, ORDER, ORDINARY_BEFORE, OUTPUT, LSE, n, m, heads, group, batches, scale,
-    w_batch, w_head, w_row,
-    DIM: tl.constexpr, D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
-    CLASS_COUNT: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr, CAUSAL: tl.constexpr,
+    w_batch, w_head, w_row, class_count,
+    DIM: tl.constexpr, D: tl.constexpr, E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    PIECES: tl.constexpr, COLUMNS: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     # The programs with the most keys start first, so that none of them is left to run alone at the end.
     first = (tl.num_programs(0) - 1 - tl.program_id(0)) * QUERIES
@@ -125,8 +125,8 @@ def attend_classes_kernel(
     rows = first + tl.arange(0, QUERIES)
     q = load_block(Q, b, h, first, QUERIES, D)
     ordinary, pieces = load_weights(
-        LOG_WEIGHTS + b.to(tl.int64) * w_batch + h * w_head, rows, n, w_row, scale,
-        CLASS_COUNT, PIECES, COLUMNS, CLASS_OF.dtype,
+        LOG_WEIGHTS + b.to(tl.int64) * w_batch + h * w_head, rows, n, w_row, class_count, scale,
+        PIECES, COLUMNS, CLASS_OF.dtype,
     )  # fmt: skip
     bits = scale * LOG2_E
     seen, whole = m, m
@@ -136,25 +136,25 @@ def attend_classes_kernel(
     whole = whole // KEYS
     plain = tl.load(ORDINARY_BEFORE + whole)
     all_plain = tl.load(ORDINARY_BEFORE + blocks)
-    output = tl.zeros([QUERIES, D], tl.float32)
+    output = tl.zeros([QUERIES, E], tl.float32)
     total, largest = tl.zeros([QUERIES], tl.float32), tl.full([QUERIES], FLOOR, tl.float32)
     output, total, largest = walk(
         0, plain, q, rows, ordinary, pieces, output, total, largest,
-        K, V, ORDER, CLASS_OF, b, g, classes, m, offset, bits, D, KEYS, COLUMNS, False, True, CAUSAL,
+        K, V, ORDER, CLASS_OF, b, g, classes, m, offset, bits, D, E, KEYS, COLUMNS, False, True, CAUSAL,
     )  # fmt: skip
     output, total, largest = walk(
         all_plain, all_plain + whole - plain, q, rows, ordinary, pieces, output, total, largest,
-        K, V, ORDER, CLASS_OF, b, g, classes, m, offset, bits, D, KEYS, COLUMNS, True, True, CAUSAL,
+        K, V, ORDER, CLASS_OF, b, g, classes, m, offset, bits, D, E, KEYS, COLUMNS, True, True, CAUSAL,
     )  # fmt: skip
     output, total, largest = walk(
         whole, (seen + KEYS - 1) // KEYS, q, rows, ordinary, pieces, output, total, largest,
-        K, V, ORDER, CLASS_OF, b, g, classes, m, offset, bits, D, KEYS, COLUMNS, True, False, CAUSAL,
+        K, V, ORDER, CLASS_OF, b, g, classes, m, offset, bits, D, E, KEYS, COLUMNS, True, False, CAUSAL,
     )  # fmt: skip
     normaliser = tl.where(total > 0, total, 1.0)
     output = output / normaliser[:, None]
     lse = tl.where(total > 0, largest / LOG2_E + tl.log(normaliser), float("-inf"))
     tl.store(LSE + tl.program_id(1).to(tl.int64) * n + rows, lse, mask=rows < n)
-    column = tl.arange(0, D)
+    column = tl.arange(0, E)
     # Heads beside each other, as the output projection wants them.
     at = OUTPUT + (((b.to(tl.int64) * n + rows) * heads + h) * DIM)[:, None] + column[None, :]
     tl.store(at, output.to(OUTPUT.dtype.element_ty), mask=(rows < n)[:, None] & (column < DIM)[None, :])
@@ -163,45 +163,48 @@ def attend_classes_kernel(
 def attend_classes(
     q: Float[Tensor, "b h n d"],
     k: Float[Tensor, "b g m d"],
-    v: Float[Tensor, "b g m d"],
+    v: Float[Tensor, "b g m e"],
     classes: UInt8[Tensor, "#b m"],
     log_weights: Float[Tensor, "#b h #n c"],
     *,
     scale: float,
     causal: bool,
-) -> tuple[Float[Tensor, "b h n d"], Float[Tensor, "b h n"]]:
+    dtype: torch.dtype | None = None,
+) -> tuple[Float[Tensor, "b h n e"], Float[Tensor, "b h n"]]:
     """Attention with log_weights[..., class] added to the logits of a class's keys, and the rows' log-sum-exp (nats).
 
     classes: below c, which is at most 16; class 0 is the one to give most keys. log_weights: finite, or -inf where a
-        key is hidden. scale: above 0. The last query sits on the last key where `causal`.
+        key is hidden. scale: above 0. The last query sits on the last key where `causal`. dtype: of the output, q's
+        unless said otherwise.
     A row that sees no key has output 0 and log-sum-exp -inf. Memory grows with n + m.
     Raises ValueError where a class count, a head size or a type is not served.
     """
     (b, h, n, d), m, class_count = q.shape, k.shape[2], log_weights.shape[-1]
-    if classes.dtype != torch.uint8:
-        raise ValueError(f"classes holds a byte (torch.uint8) per key, not {classes.dtype}")
+    if classes.dtype != torch.uint8 or classes.shape[-1] != m:
+        raise ValueError(f"classes holds a byte for each of the {m} keys, not {classes.shape} of {classes.dtype}")
     if not 1 <= class_count <= MOST_CLASSES:
         raise ValueError(f"log_weights holds {class_count} classes; 1 to {MOST_CLASSES} are served")
-    if d > WIDEST_HEAD or v.shape != k.shape:
-        raise ValueError(f"k and v must share one shape with heads of at most {WIDEST_HEAD}; {k.shape} and {v.shape}")
+    e = v.shape[-1]
+    if max(d, e) > WIDEST_HEAD or v.shape[:-1] != k.shape[:-1]:
+        raise ValueError(f"k and v must be as many, at most {WIDEST_HEAD} wide; they are {k.shape} and {v.shape}")
     if q.dtype not in (torch.float16, torch.bfloat16, torch.float32) or {k.dtype, v.dtype} != {q.dtype}:
         raise ValueError("q, k and v must share one type: float16, bfloat16 or float32")
     if scale <= 0:
         raise ValueError(f"scale must be above 0, not {scale}")
     weights = log_weights.float().contiguous().expand(b, h, n, class_count)
-    padded = max(16, triton.next_power_of_2(d))
+    padded, padded_values = (max(16, triton.next_power_of_2(width)) for width in (d, e))
     exact = q.dtype == torch.float32
-    tile, pieces = (FLOAT32, 1) if exact else (TUNED[max(padded, 64)], PIECES)
+    tile, pieces = (FLOAT32, 1) if exact else (TUNED[max(padded, padded_values, 64)], PIECES)
     columns = max(16, triton.next_power_of_2(pieces * class_count))
     of_column = torch.arange(columns, device=q.device) // pieces
     membership = (classes[..., None] == of_column).to(torch.float32 if exact else torch.bfloat16)
     order, ordinary_before = walking_order(classes, tile.keys)
-    output = q.new_empty(b, n, h, d)
+    output = q.new_empty(b, n, h, e, dtype=dtype)
     lse = q.new_empty(b, h, n, dtype=torch.float32)
     attend_classes_kernel[(triton.cdiv(n, tile.queries), b * h)](
         in_blocks(q, tile.queries, padded),
         in_blocks(k, tile.keys, padded),
-        in_blocks(v, tile.keys, padded),
+        in_blocks(v, tile.keys, padded_values),
         weights,
         in_blocks(membership[:, None], tile.keys, columns),
         order,
@@ -217,11 +220,12 @@ def attend_classes(
         w_batch=weights.stride(0),
         w_head=weights.stride(1),
         w_row=weights.stride(2),
-        DIM=d,
+        class_count=class_count,
+        DIM=e,
         D=padded,
+        E=padded_values,
         QUERIES=tile.queries,
         KEYS=tile.keys,
-        CLASS_COUNT=class_count,
         PIECES=pieces,
         COLUMNS=columns,
         CAUSAL=causal,
@@ -229,6 +233,22 @@ def attend_classes(
         num_stages=tile.stages,
     )
     return output.transpose(1, 2), lse
+
+
+def class_masses(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b g m d"],
+    classes: UInt8[Tensor, "#b m"],
+    log_weights: Float[Tensor, "#b h #n c"],
+    *,
+    scale: float,
+    causal: bool,
+) -> Float[Tensor, "b h n c"]:
+    """Share of each row's attention that each class holds, the log weights included: their membership as values."""
+    (b, g, m, _), count = k.shape, log_weights.shape[-1]
+    member = one_hot(classes.long(), count)[:, None].to(k.dtype).expand(b, g, m, count)
+    mass, _ = attend_classes(q, k, member, classes, log_weights, scale=scale, causal=causal, dtype=torch.float32)
+    return mass
 
 
 def walking_order(classes: UInt8[Tensor, "b m"], keys: int) -> tuple[Int[Tensor, "b blocks"], Int[Tensor, "b edges"]]:

@@ -64,18 +64,18 @@ def run(small: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     return run
 
 
-def silent(layers: range, heads: int, *phases: str) -> Plan:
-    """Layers whose heads all put out nothing."""
+def silent(layers: range, heads: int, *, prefill: bool) -> Plan:
+    """Layers whose heads all put out nothing while decoding, and in the prefill too if asked."""
     steps = {layer: LayerPlan(output_scale=torch.zeros(1, heads)) for layer in layers}
-    return Plan(**dict.fromkeys(phases, steps))
+    return Plan(prefill=steps if prefill else {}, decode=steps)
 
 
 def always(plan: Plan) -> PlanFor:
     return lambda prompt: plan
 
 
-BOTH = always(silent(range(2), 4, "prefill", "decode"))
-DECODE = silent(range(2), 4, "decode")
+BOTH = always(silent(range(2), 4, prefill=True))
+DECODE = always(silent(range(2), 4, prefill=False))
 
 
 def test_the_baseline_scores_what_the_harness_alone_scores_for_the_model(run: Run, small: Subject) -> None:
@@ -102,7 +102,7 @@ def test_results_of_every_kind_of_task_are_plain_data(run: Run) -> None:
 
 
 def test_silencing_the_middle_layers_loses_the_capitals(run: Run, smollm: Subject) -> None:
-    silenced = silent(range(10, 20), smollm.anatomy.query_heads, "prefill", "decode")
+    silenced = silent(range(10, 20), smollm.anatomy.query_heads, prefill=True)
     found = run(["headscope_capitals"], subject=smollm, limit=5, interventions={"silenced": always(silenced)})
     metric = found["headscope_capitals"].metrics["exact_match,first_word"]
     before, after = (torch.tensor(metric.values[name]) for name in ("baseline", "silenced"))
@@ -155,8 +155,26 @@ def test_each_row_of_a_batch_undergoes_the_plan_of_its_own_prompt(run: Run) -> N
     assert scores[0]["some"] != pytest.approx(scores[0]["baseline"], rel=1e-3)
 
 
+def test_every_condition_is_asked_with_the_same_worked_examples(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "shown.yaml").write_text(
+        f"include: {TASKS / 'capitals.yaml'}\ntask: shown\nnum_fewshot: 2\nfewshot_split: test\n"
+    )
+    asked: dict[str, list[str]] = {"first": [], "second": []}
+
+    def watch(name: str) -> PlanFor:
+        def nothing(prompt: Prompt) -> Plan:
+            asked[name].append(prompt.text)
+            return Plan()
+
+        return nothing
+
+    run(["shown"], include=tmp_path, interventions={name: watch(name) for name in asked}, limit=3)
+    assert asked["first"] == asked["second"]
+    assert all(text.count("The capital of France") == 3 for text in asked["first"])
+
+
 def test_a_plan_for_decoding_acts_on_generated_answers_and_leaves_their_prefill_alone(run: Run) -> None:
-    plan = silent(range(2), 4, "decode")
+    plan = silent(range(2), 4, prefill=False)
     run(["headscope_capitals"], limit=1, interventions={"late": always(plan)})
     assert set(plan.report.paths) == {"decode"}
 
@@ -181,8 +199,8 @@ def one_key(prompt: Prompt) -> Plan:
     ("tasks", "settings", "sentence"),
     [
         (["headscope_choise"], {}, "no task 'headscope_choise'.*did you mean headscope_choice"),
-        (["headscope_choice"], {"interventions": {"late": always(DECODE)}}, "'late' acts only in the decode phase"),
-        (["headscope_perplexity"], {"interventions": {"late": always(DECODE)}}, "'late' acts only in the decode"),
+        (["headscope_choice"], {"interventions": {"late": DECODE}}, "'late' acts only in the decode phase"),
+        (["headscope_perplexity"], {"interventions": {"late": DECODE}}, "'late' acts only in the decode"),
         (["headscope_choice"], {"interventions": {"span": needs_a_needle}}, "no span 'needle', only"),
         (["headscope_choice"], {"interventions": {"key": one_key}, "batch_size": 2}, "'key'.*set batch_size to 1"),
         (["headscope_choice"], {"interventions": {"baseline": BOTH}}, "'baseline' is the model as it is"),

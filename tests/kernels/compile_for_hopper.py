@@ -43,7 +43,7 @@ CORE = {
     "DTYPE": gl.bfloat16,
     "WINDOW": False,
 }
-CLASSES = {"CLASS_COUNT": 3, "PIECES": reweight.PIECES, "COLUMNS": 16}
+CLASSES = {"PIECES": reweight.PIECES, "COLUMNS": 16, "CAUSAL": True}
 JOBS: list[tuple[Any, dict[str, Any], dict[str, int]]] = [
     *[
         (kernel, {**SHAPE, **masks, **more}, {})
@@ -58,7 +58,11 @@ JOBS: list[tuple[Any, dict[str, Any], dict[str, int]]] = [
         )
     ],
     *[
-        (hopper.core_kernel, {**SHAPE, **CORE, "D": d, "STAGES": hopper.TUNED[d]["STAGES"], **more}, hopper.TUNED[d])
+        (
+            hopper.core_kernel,
+            {**SHAPE, **CORE, "D": d, "STAGES": hopper.TUNED[d]["STAGES"], **more},
+            {"maxnreg": hopper.TUNED[d]["maxnreg"]},
+        )
         for d, more in (
             (64, {}),
             (128, {}),
@@ -70,10 +74,11 @@ JOBS: list[tuple[Any, dict[str, Any], dict[str, int]]] = [
     *[
         (
             reweight.attend_classes_kernel,
-            {**SHAPE, **CLASSES, "DIM": d, "D": d, "QUERIES": tile.queries, "KEYS": tile.keys, "CAUSAL": True},
+            {**SHAPE, **CLASSES, "DIM": e, "D": d, "E": e, "QUERIES": tile.queries, "KEYS": tile.keys},
             {"num_warps": tile.warps, "num_stages": tile.stages},
         )
         for d, tile in reweight.TUNED.items()
+        for e in (16, d)  # masses, outputs
         if d <= 128
     ],
 ]
@@ -91,7 +96,8 @@ def compile_kernel(kernel: Any, constants: dict[str, Any], options: dict[str, in
     if constants.get("DTYPE") is gl.float16:
         kinds |= {"Q": "*fp16", "K": "*fp16"}
     if kernel is reweight.attend_classes_kernel:
-        kinds |= {name: block_of(constants, rows) for name, rows in (("Q", "QUERIES"), ("K", "KEYS"), ("V", "KEYS"))}
+        kinds |= {name: block_of(constants, rows) for name, rows in (("Q", "QUERIES"), ("K", "KEYS"))}
+        kinds["V"] = block_of(constants, "KEYS", "E")
         kinds["CLASS_OF"] = block_of(constants, "KEYS", "COLUMNS")
     signature, values, aligned = {}, {}, {}
     for at, parameter in enumerate(kernel.params):

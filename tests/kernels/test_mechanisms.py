@@ -38,7 +38,17 @@ def choices(found: Mechanism, h: int) -> list[dict[str, Any]]:
             {"weight": torch.randn(HIDDEN, h), "bias": torch.randn(h)},
             {"weight": torch.randn(HIDDEN, h * VALUE)},
         ],
+        "frozen": [{"pattern": torch.rand(h, 6, 8)}, {"pattern": torch.rand(1, 20, 20).tril()}],
     }.get(found.name, [{}])
+
+
+def required(found: Mechanism) -> dict[str, Tensor]:
+    """The least that an entry asks for."""
+    return {
+        name: torch.ones([1] * len(parameter.tensor.split()))
+        for name, parameter in found.parameters.items()
+        if parameter.required
+    }
 
 
 def a_call(n: int = 5, m: int = 5, *, h: int = 4, g: int = 2, b: int = 1, d: int = HEAD, **options: Any) -> Call:
@@ -152,6 +162,23 @@ def test_half_precision_is_computed_in_float32_and_given_back_as_it_came(entry: 
         found, expected = entry.forward(half, values), entry.forward(double, values)
         assert found.dtype == torch.bfloat16
         assert (found.double() - expected).abs().max() <= 2**-8 * expected.abs().max()  # bfloat16 keeps eight bits
+
+
+@every_entry
+@pytest.mark.parametrize("host_first", [False, True])
+def test_a_call_for_some_queries_gives_their_rows_of_the_whole(entry: Mechanism, host_first: bool) -> None:
+    call = a_call(6, 9, visible=torch.rand(1, 4, 6, 9) > 0.3)
+    if host_first:
+        call = replace(call, output=attend(call.q, call.k, call.v, scale=0.7, mask=call.visible))
+    for chosen in choices(entry, 4):
+        values = entry.settings(chosen)
+        some, whole = entry.forward(call.rows(slice(2, 4)), values), entry.forward(call, values)
+        assert torch.allclose(some, whole[:, :, 2:4], atol=1e-5)
+
+
+def test_a_call_for_some_keys_forgets_the_output_that_saw_them_all() -> None:
+    call = a_call(output=torch.zeros(1, 4, 5, VALUE))
+    assert call.keys(torch.arange(3)).output is None
 
 
 class LargestTensor(TorchDispatchMode):
@@ -285,7 +312,80 @@ def test_the_output_gate_takes_the_output_that_the_host_has_computed() -> None:
     assert torch.equal(entry.forward(a_call(output=done), entry.settings({"gate": 0.25})), done / 4)
 
 
+def test_uniform_shares_a_row_out_among_the_keys_that_it_sees_whatever_their_logits() -> None:
+    seen = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 1], [0, 0, 0, 0]], dtype=torch.bool)[None, None]
+    call = a_call(3, 4, visible=seen, sink=torch.randn(4))
+    expected = torch.tensor([[1, 0, 0, 0], [1 / 3, 1 / 3, 0, 1 / 3], [0, 0, 0, 0]])
+    assert torch.allclose(mechanism("uniform").effective_map(call, {}), expected.expand(1, 4, 3, 4))
+
+
+def looked_at(name: str, call: Call) -> list[list[int]]:
+    """Positions of the keys that each query of the first head looks at; one that looks at any spends 1 on it."""
+    p = mechanism(name).effective_map(call, {})[0, 0]
+    assert torch.isin(p, torch.tensor([0.0, 1.0])).all()
+    return [call.key_positions[0, row.nonzero()[:, 0]].tolist() for row in p]
+
+
+def a_window_and_padding() -> Call:
+    """Positions -2 to 4, of which a query sees itself and two before it; position 2 is hidden from all but itself."""
+    position = torch.arange(-2, 5)
+    behind = position[:, None] - position[None, :]
+    seen = (behind >= 0) & (behind < 3) & ((position != 2) | (behind == 0))
+    return a_call(7, 7, visible=seen[None, None], query_positions=position[None], key_positions=position[None])
+
+
+def test_first_token_is_the_start_of_the_text_or_of_what_a_window_leaves_and_never_padding() -> None:
+    assert looked_at("first_token", a_call(3, 5)) == [[0], [0], [0]]
+    assert looked_at("first_token", a_window_and_padding()) == [[], [], [0], [0], [0], [1], [3]]
+
+
+def test_previous_token_steps_over_what_is_hidden_and_falls_back_on_the_query_itself() -> None:
+    assert looked_at("previous_token", a_call(3, 3)) == [[0], [0], [1]]
+    assert looked_at("previous_token", a_call(2, 3, causal=False)) == [[0], [1]]
+    assert looked_at("previous_token", a_window_and_padding()) == [[-2], [-1], [0], [0], [1], [1], [3]]
+    evicted = {"query_positions": torch.tensor([[9]]), "key_positions": torch.tensor([[9, 0, 7, 4]])}
+    assert looked_at("previous_token", with_logits([0.0] * 4, **evicted)) == [[7]]
+    blind = torch.tensor([[False, True]])[None, None]
+    assert looked_at("previous_token", with_logits([0.0] * 2, visible=blind, query_positions=torch.zeros(1, 1))) == [[]]
+
+
+def test_a_frozen_row_gives_the_weights_of_hidden_keys_to_the_others_and_keeps_its_sum() -> None:
+    rows = [[1.0, 0, 0], [0.2, 0.8, 0], [0.1, 0.3, 0.5]]  # the last parks 0.1 on a learned sink
+    seen = torch.tensor([[0, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1], [1, 0, 0, 1]], dtype=torch.bool)[None, None]
+    call, entry = a_call(4, 4, visible=seen), mechanism("frozen")
+    p = entry.effective_map(call, entry.settings({"pattern": torch.tensor([rows])}))
+    expected = torch.tensor([[0.0, 0, 0, 0], [0.2, 0.8, 0, 0], [0, 0.3 * 9 / 8, 0.5 * 9 / 8, 0]])
+    assert torch.allclose(p[:, :, :3], expected.expand(1, 4, 3, 4))
+
+
+def test_queries_beyond_a_frozen_pattern_follow_the_hosts_softmax(dense: Dense) -> None:
+    call, entry = a_call(3, 6, softcap=1.5, sink=torch.randn(4)), mechanism("frozen")
+    p = entry.effective_map(call, entry.settings({"pattern": torch.rand(4, 4, 4)}))
+    expected, _ = dense(call.q, call.k, scale=0.7, visible=every_pair(call), softcap=1.5, sink=call.sink)
+    same = [torch.allclose(p[:, :, row].double(), expected[:, :, row], atol=1e-6) for row in range(3)]
+    assert same == [False, True, True]  # the queries are at positions 3, 4 and 5
+
+
+def test_a_frozen_pattern_for_another_number_of_heads_is_refused() -> None:
+    entry = mechanism("frozen")
+    with pytest.raises(ValueError, match="pattern holds 3 maps, and there are 4 heads"):
+        entry.forward(a_call(), entry.settings({"pattern": torch.ones(3, 2, 2)}))
+
+
 # Settings
+
+
+def test_some_heads_take_their_own_part_of_a_tensor_that_is_for_all_heads_of_a_layer() -> None:
+    gate, some = mechanism("output_gate"), torch.tensor([1, 3])
+    weight, bias = torch.randn(HIDDEN, 4 * VALUE), torch.randn(4)
+    parts = gate.part({"gate": 0.5, "weight": weight, "bias": bias}, some, 4)
+    assert parts["gate"] == 0.5
+    assert torch.equal(parts["weight"], torch.cat([weight[:, 3:6], weight[:, 9:12]], dim=1))
+    assert torch.equal(parts["bias"], bias[some])
+    for_all = torch.rand(1, 5, 5)
+    assert mechanism("frozen").part({"pattern": for_all}, some, 4)["pattern"] is for_all
+    with pytest.raises(ValueError, match=r"^gate holds 2 parts, and the layer has 4 heads$"):
+        gate.part({"gate": torch.rand(2)}, some, 4)
 
 
 def test_settings_that_are_not_given_take_their_defaults_and_whole_numbers_become_ints() -> None:
@@ -319,6 +419,13 @@ SHARE = "a number of at least 0 and at most 1"
             {"gate": torch.tensor([float("nan")])},
             f"gate must hold {SHARE} in every place, and one is nan",
         ),
+        ("frozen", {}, "frozen needs pattern, a tensor (h, n, m)"),
+        ("frozen", {"pattern": torch.ones(2, 2)}, "pattern must be a tensor (h, n, m), not a tensor of shape (2, 2)"),
+        (
+            "frozen",
+            {"pattern": torch.tensor([[[1.0, -0.5]]])},
+            "pattern must hold a number of at least 0 in every place, and one is -0.5",
+        ),
         ("output_gate", {"weight": 1.0}, "weight must be a tensor (hidden, gates), not 1.0"),
         ("output_gate", {"bias": torch.ones(2, 2)}, "bias must be a tensor (gates), not a tensor of shape (2, 2)"),
     ],
@@ -347,7 +454,7 @@ def test_a_gate_that_does_not_fit_the_heads_is_refused(chosen: dict[str, Any], s
 
 
 def test_an_unknown_mechanism_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(ValueError, match="unknown mechanism 'windows'; there are clipped_softmax, off_by_one, "):
+    with pytest.raises(ValueError, match="unknown mechanism 'windows'; there are clipped_softmax, first_token, "):
         mechanism("windows")
 
 
@@ -358,7 +465,8 @@ def test_an_entry_is_named_as_its_file_so_that_no_two_share_a_name(entry: Mechan
 
 @every_entry
 def test_every_default_is_a_setting_that_would_be_accepted(entry: Mechanism) -> None:
-    assert entry.settings(entry.settings({})) == entry.settings({})
+    with_defaults = entry.settings(required(entry))
+    assert entry.settings(with_defaults) == with_defaults
     assert all(parameter.meaning for parameter in entry.parameters.values())
 
 
@@ -367,10 +475,10 @@ def as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """The page's example, as a file beside the entries."""
     block = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert block is not None
-    (tmp_path / "even.py").write_text(block[1], encoding="utf-8")
+    (tmp_path / "every_other.py").write_text(block[1], encoding="utf-8")
     monkeypatch.setattr(kernels.mechanisms, "__path__", [*kernels.mechanisms.__path__, str(tmp_path)])
-    yield "even"
-    sys.modules.pop("kernels.mechanisms.even", None)
+    yield "every_other"
+    sys.modules.pop("kernels.mechanisms.every_other", None)
 
 
 def test_one_new_file_in_the_folder_is_a_new_entry(as_the_page_says: str) -> None:

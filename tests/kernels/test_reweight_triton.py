@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from kernels.reweight import triton
-from kernels.reweight.triton import attend_classes
+from kernels.reweight.triton import attend_classes, class_masses
 
+QKV = tuple[Tensor, Tensor, Tensor]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -37,9 +38,10 @@ def dense(
     return s.softmax(-1).nan_to_num() @ v, s.logsumexp(-1)
 
 
-def draw(b: int, h: int, g: int, n: int, m: int, d: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def draw(b: int, h: int, g: int, n: int, m: int, d: int, dtype: torch.dtype = torch.float32) -> QKV:
     # As models hold them: a token's heads beside each other.
-    return [torch.randn(b, rows, heads, d, dtype=dtype).transpose(1, 2) for heads, rows in ((h, n), (g, m), (g, m))]
+    q, k, v = (torch.randn(b, rows, heads, d, dtype=dtype).transpose(1, 2) for heads, rows in ((h, n), (g, m), (g, m)))
+    return q, k, v
 
 
 def spans(m: int, *edges: tuple[int, int]) -> Tensor:
@@ -50,14 +52,14 @@ def spans(m: int, *edges: tuple[int, int]) -> Tensor:
 
 
 def check(
-    qkv: list[Tensor], classes: Tensor, log_weights: Tensor, *, causal: bool = True, scale: float = 0.3
+    qkv: QKV, classes: Tensor, log_weights: Tensor, *, causal: bool = True, scale: float = 0.3, atol: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
-    on_device = (x.to(DEVICE) for x in (*qkv, classes, log_weights))
-    output, lse = (x.cpu() for x in attend_classes(*on_device, scale=scale, causal=causal))
+    q, k, v, c, w = (x.to(DEVICE) for x in (*qkv, classes, log_weights))
+    output, lse = (x.cpu() for x in attend_classes(q, k, v, c, w, scale=scale, causal=causal))
     expected, expected_lse = dense(*qkv, classes, log_weights, scale, causal)
     assert (output.dtype, lse.dtype) == (qkv[0].dtype, torch.float32)
-    torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(lse.double(), expected_lse, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.double(), expected, atol=atol, rtol=atol)
+    torch.testing.assert_close(lse.double(), expected_lse, atol=atol, rtol=1e-5)
     return output, lse
 
 
@@ -66,6 +68,23 @@ def check(
 def test_plain_blocks_classed_blocks_and_the_diagonal_add_up_to_the_formula(n: int, m: int, causal: bool) -> None:
     classes = spans(m, (0, 2), (m // 2, m // 2 + 3))
     check(draw(1, 4, 2, n, m, 16), classes, torch.randn(1, 4, 1, 3), causal=causal)
+
+
+def test_values_may_be_narrower_or_wider_than_keys() -> None:
+    q, k, _ = draw(1, 4, 2, 70, 90, 16)
+    for size in (3, 40):
+        check((q, k, torch.randn(1, 2, 90, size)), spans(90, (3, 9)), torch.randn(1, 4, 1, 2))
+
+
+def test_masses_are_what_each_class_holds_of_a_row() -> None:
+    q, k, _ = draw(2, 4, 2, 70, 70, 16)
+    classes, weights = spans(70, (0, 2), (40, 45)), torch.randn(1, 4, 1, 3)
+    given = (x.to(DEVICE) for x in (q, k, classes, weights))
+    found = class_masses(*given, scale=0.3, causal=True).cpu()
+    for number in range(3):
+        member = (classes == number).double()[:, None, :, None].expand(2, 2, 70, 1)
+        expected = dense(q, k, member, classes, weights, 0.3, True)[0]
+        torch.testing.assert_close(found[..., number, None].double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_each_row_may_weigh_the_classes_its_own_way() -> None:
@@ -108,11 +127,7 @@ def test_where_class_0_is_hidden_only_the_others_are_seen() -> None:
 
 def test_logits_of_hundreds_do_not_overflow() -> None:
     q, k, v = draw(1, 2, 1, 40, 40, 16)
-    on_device = (x.to(DEVICE) for x in (200 * q, k, v, spans(40, (0, 9)), torch.ones(1, 2, 1, 2)))
-    output, lse = (x.cpu() for x in attend_classes(*on_device, scale=1.0, causal=True))
-    expected, expected_lse = dense(200 * q, k, v, spans(40, (0, 9)), torch.ones(1, 2, 1, 2), 1.0, True)
-    torch.testing.assert_close(output.double(), expected, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(lse.double(), expected_lse, atol=1e-3, rtol=1e-5)
+    check((200 * q, k, v), spans(40, (0, 9)), torch.ones(1, 2, 1, 2), atol=1e-3)
 
 
 @pytest.mark.parametrize("d", [10, 24, 80, 200])
@@ -153,13 +168,15 @@ def test_in_half_precision_the_error_is_at_most_twice_that_of_plain_attention(
     [
         ({"classes": torch.zeros(1, 20, dtype=torch.int64)}, "classes"),
         ({"log_weights": torch.zeros(1, 2, 1, 17)}, "log_weights"),
-        ({"v": torch.zeros(1, 1, 20, 8)}, "v"),
+        ({"classes": torch.zeros(1, 19, dtype=torch.uint8)}, "classes"),
+        ({"v": torch.zeros(1, 1, 21, 16)}, "v"),
         ({"q": torch.zeros(1, 2, 20, 16, dtype=torch.float64)}, "q"),
         ({"scale": 0.0}, "scale"),
     ],
 )
-def test_what_is_not_served_is_refused_by_its_name(change: dict[str, Tensor], field: str) -> None:
+def test_what_is_not_served_is_refused_by_its_name(change: dict[str, Any], field: str) -> None:
     q, k, v = draw(1, 2, 1, 20, 20, 16)
-    given = {"q": q, "k": k, "v": v, "classes": spans(20, (0, 2)), "log_weights": torch.zeros(1, 2, 1, 2), "scale": 1.0}
+    given: dict[str, Any] = {"q": q, "k": k, "v": v, "classes": spans(20, (0, 2)), "scale": 1.0}
+    given["log_weights"] = torch.zeros(1, 2, 1, 2)
     with pytest.raises(ValueError, match=rf"\b{field}\b"):
-        attend_classes(**{**given, **change}, causal=True)
+        attend_classes(**(given | change), causal=True)

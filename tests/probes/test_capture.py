@@ -1,16 +1,20 @@
 """One forward, many statistics, as labelled arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import DynamicCache
 
 from kernels.statistics import EDGES, PER_TILE, STATISTICS, QueryWindow
-from probes.capture import capture
+from probes.capture import PATTERN_TOKENS, capture, frozen_pattern
 from probes.errors import HeadscopeError
+from probes.plan import LayerPlan, Plan, Swap
 from probes.prompt import Prompt
 from probes.subject import Subject
+from probes.tap import Tap
 
 Build = Callable[..., Subject]
 
@@ -48,3 +52,39 @@ def test_a_window_of_queries_gives_future_attention_influence(tiny: Build, own_a
 def test_a_tile_is_refused_in_a_sentence(tiny: Build) -> None:
     with pytest.raises(HeadscopeError, match="picture of one head's map"):
         capture(tiny("llama"), prompt(), ["tile_mean"])
+
+
+def logits(subject: Subject, text: Prompt, later: Tensor, frozen: dict[int, Tensor]) -> Tensor:
+    """Of a prompt and then of three more tokens one by one, every head of some layers following a frozen pattern."""
+    heads = torch.ones(1, subject.anatomy.query_heads, dtype=torch.bool)
+    steps = {layer: LayerPlan(swaps=(Swap(heads, "frozen", {"pattern": frozen[layer]}),)) for layer in frozen}
+    cache = DynamicCache(config=subject.model.config)
+    with Tap(subject, plan=Plan(steps, steps)), torch.inference_mode():
+        parts = [text.ids[None], *later[None, :, None].unbind(1)]
+        return torch.cat([subject.model(part, past_key_values=cache).logits for part in parts], dim=1)
+
+
+def its_own_pattern_alone_changes_nothing(subject: Subject, layers: Sequence[int], n: int) -> None:
+    text, other, later = prompt(n), prompt(n), torch.randint(3, 90, (3,))
+    plain = logits(subject, text, later, {})
+    for source, same in ((text, True), (other, False)):
+        found = logits(subject, text, later, {layer: frozen_pattern(subject, source, layer) for layer in layers})
+        assert bool((found - plain).abs().max() <= 1e-5 * plain.abs().max()) is same
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss"])
+def test_a_prompt_under_its_own_frozen_pattern_keeps_its_logits_and_under_anothers_does_not(
+    tiny: Build, family: str
+) -> None:
+    its_own_pattern_alone_changes_nothing(tiny(family), [0, 1], 12)
+
+
+def test_the_default_model_under_a_prompts_own_frozen_pattern_keeps_its_logits(smollm: Subject) -> None:
+    its_own_pattern_alone_changes_nothing(smollm, [0, 15, 29], 24)
+
+
+def test_a_pattern_is_refused_for_a_long_prompt_and_for_a_layer_that_is_not_there(tiny: Build) -> None:
+    with pytest.raises(HeadscopeError, match="2049 are too many, 2048 the most"):
+        frozen_pattern(tiny("llama"), prompt(PATTERN_TOKENS + 1), 0)
+    with pytest.raises(HeadscopeError, match="There is no layer 2: this model has layers 0 to 1"):
+        frozen_pattern(tiny("llama"), prompt(), 2)

@@ -10,12 +10,12 @@ from transformers import DynamicCache, StaticCache
 
 from analysis.compiling import compile_plan
 from analysis.interventions import parse
-from kernels.mechanisms import mechanisms
+from kernels.mechanisms import Mechanism, mechanisms
 from kernels.reweight.change import Call, Changed
 from kernels.reweight.reference import attend_changed as reference
 from probes import changing
 from probes.errors import HeadscopeError
-from probes.plan import Plan
+from probes.plan import LayerPlan, Plan, Swap
 from probes.prompt import Prompt
 from probes.subject import Subject
 from probes.tap import Tap
@@ -130,7 +130,12 @@ def test_rows_without_a_key_or_a_target_are_counted_and_the_paths_are_named(tiny
     assert told["paths"] == {"prefill": {"columns": [0, 1]}}
 
 
-@pytest.mark.parametrize("rule", [each.name for each in mechanisms()])
+def in_text(rule: Mechanism) -> bool:
+    """Whether numbers are all that a rule needs."""
+    return not any(parameter.required for parameter in rule.parameters.values())
+
+
+@pytest.mark.parametrize("rule", [each.name for each in mechanisms() if in_text(each)])
 def test_a_swapped_head_follows_its_rule_and_the_others_do_not(tiny: Build, some_tokens: Tokens, rule: str) -> None:
     subject, ids = tiny("llama"), some_tokens(12)
     settings = {"sliding_window": ", window=3", "sink_window": ", sink=1, window=3", "output_gate": ", gate=0.4"}
@@ -150,6 +155,44 @@ def test_a_swapped_head_follows_its_rule_and_the_others_do_not(tiny: Build, some
     same = [torch.allclose(heads["plain"][:, :, head], heads["swapped"][:, :, head], atol=1e-6) for head in range(4)]
     assert same == [True, False, False, True]
     assert plan.report.to_json()["paths"] == {"prefill": {f"as the model+{rule}": [0]}}
+
+
+def swapping(layer: int, heads: list[int], rule: str, **settings: Tensor) -> Plan:
+    """Some of a layer's four heads follow a rule in both phases."""
+    chosen = torch.zeros(1, 4, dtype=torch.bool)
+    chosen[0, heads] = True
+    step = {layer: LayerPlan(swaps=(Swap(chosen, rule, settings),))}
+    return Plan(step, step)
+
+
+@pytest.mark.parametrize("per_head", [1, 8])
+def test_some_heads_are_gated_by_their_own_columns_of_the_layers_weight(
+    tiny: Build, some_tokens: Tokens, per_head: int
+) -> None:
+    subject, ids = tiny("llama"), some_tokens(15)
+    weight, bias = torch.randn(32, 4 * per_head), torch.randn(4 * per_head)
+    found = prefill_and_decode(subject, ids, swapping(1, [1, 3], "output_gate", weight=weight, bias=bias))
+    left_open = torch.tensor([0.0, 1, 0, 1]).repeat_interleave(per_head)
+    everything = {"weight": weight * left_open, "bias": torch.where(left_open > 0, bias, 80.0)}  # sigmoid(80) is 1
+    expected = prefill_and_decode(subject, ids, swapping(1, [0, 1, 2, 3], "output_gate", **everything))
+    assert close(found, expected)
+    assert not close(found, prefill_and_decode(subject, ids, None))
+
+
+def test_a_frozen_head_follows_its_own_map_of_the_layers_pattern(tiny: Build, some_tokens: Tokens) -> None:
+    subject, ids = tiny("llama"), some_tokens(15)
+    pattern = torch.rand(4, 15, 15).tril()
+    found = prefill_and_decode(subject, ids, swapping(0, [2], "frozen", pattern=pattern))
+    assert close(found, prefill_and_decode(subject, ids, swapping(0, [2], "frozen", pattern=pattern[2:3])))
+    assert not close(found, prefill_and_decode(subject, ids, swapping(0, [2], "frozen", pattern=pattern[1:2])))
+
+
+def test_tensors_that_do_not_fit_a_layer_are_refused_in_a_sentence(tiny: Build, some_tokens: Tokens) -> None:
+    plan = swapping(1, [2], "frozen", pattern=torch.ones(3, 5, 5))
+    with pytest.raises(
+        HeadscopeError, match=r"^frozen in layer 1: pattern holds 3 parts, and the layer has 4 heads\.$"
+    ):
+        prefill_and_decode(tiny("llama"), some_tokens(15), plan)
 
 
 @pytest.mark.parametrize("text", [*OPERATIONS, *COMPOSED, "swap(clipped_softmax, gamma=-0.1) @ L0H2"])

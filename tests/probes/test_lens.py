@@ -43,7 +43,7 @@ def test_silenced_heads_of_the_default_model_give_the_logits_that_the_tap_gives(
     zeroed, silent = LayerPlan(query_scale=silenced(9, 0, 4)), LayerPlan(output_scale=silenced(9, 2, 8))
     plan, model = Plan(prefill={3: zeroed, 17: silent}), bridge(smollm)
     with torch.inference_mode():
-        found = model.run_with_hooks(ids, fwd_hooks=hooks_for(plan, model), prepend_bos=False)
+        found = model.run_with_hooks(ids, fwd_hooks=hooks_for(plan, model))
     assert gap(found, tapped(smollm, ids, plan)) < 1e-4
     for part in (Plan(prefill={3: zeroed}), Plan(prefill={17: silent})):
         assert gap(found, tapped(smollm, ids, part)) > 1e-3
