@@ -1,6 +1,7 @@
-"""Greedy decoding of one prompt, and of many differently changed continuations of it at once."""
+"""Decoding under a Plan: one prompt, a batch of prompts, or many differently changed continuations of one prompt."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from probes.branches import BranchCache
 from probes.errors import HeadscopeError
 from probes.plan import Plan
 from probes.subject import Subject
-from probes.tap import Tap
+from probes.tap import Reader, Tap
 
 
 def check_length(subject: Subject, tokens: int, new_tokens: int) -> None:
@@ -91,6 +92,61 @@ def greedy_branches(
             grown.keep(rows)
         tokens = chosen[:, None]
     return answers
+
+
+@torch.inference_mode()
+def generate(
+    subject: Subject,
+    prompts: Sequence[Int[Tensor, " n"]],
+    *,
+    new_tokens: int,
+    plan: Plan | None = None,
+    readers: Sequence[Reader] = (),
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Tokens that follow each prompt, in one batch with a KV cache, up to a stop token (not included).
+
+    temperature 0 takes the most likely token; above it tokens are drawn, from the likeliest that together hold `top_p`
+    of the probability (Holtzman et al., "The Curious Case of Neural Text Degeneration", ICLR 2020). plan: its rows are
+    the prompts, or one row for all (Plan.stack). readers see the prefill and every step; padding on the left has
+    negative positions. Raises HeadscopeError for an empty batch and for settings out of range.
+    """
+    if not prompts or new_tokens < 1:
+        raise HeadscopeError("Generation takes at least one prompt and one new token.")
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise HeadscopeError(f"temperature is at least 0 and top_p in (0, 1]: {temperature} and {top_p} are not.")
+    longest = max(len(ids) for ids in prompts)
+    check_length(subject, longest, new_tokens)
+    ids = torch.stack([torch.cat([ids.new_zeros(longest - len(ids)), ids]) for ids in prompts]).to(subject.device)
+    seen = torch.stack([torch.arange(longest) >= longest - len(ids) for ids in prompts]).long().to(subject.device)
+    stop = torch.tensor(sorted(subject.stop_tokens), device=subject.device)
+    draw = torch.Generator().manual_seed(seed)
+    cache, found = DynamicCache(config=subject.model.config), []
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=subject.device)
+    with Tap(subject, readers=readers, plan=plan):
+        for _ in range(new_tokens):
+            positions = (seen.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+            logits = subject.model(
+                input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True,
+                **last_logits(subject),
+            ).logits[:, -1]  # fmt: skip
+            chosen = _chosen(logits, temperature, top_p, draw)
+            ended = ended | torch.isin(chosen, stop)
+            found.append(torch.where(ended, -1, chosen))
+            if bool(ended.all()):
+                break
+            ids, seen = chosen[:, None], torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
+    return [[token for token in row if token >= 0] for row in torch.stack(found, dim=1).tolist()]
+
+
+def _chosen(logits: Tensor, temperature: float, top_p: float, draw: torch.Generator) -> Int[Tensor, " b"]:
+    if temperature == 0:
+        return logits.argmax(-1)
+    p, token = (logits.float().cpu() / temperature).softmax(-1).sort(-1, descending=True)
+    p = p.masked_fill(p.cumsum(-1) - p >= top_p, 0)  # the likeliest always stays
+    return token.gather(-1, torch.multinomial(p, 1, generator=draw))[:, 0].to(logits.device)
 
 
 def last_logits(subject: Subject) -> dict[str, int]:

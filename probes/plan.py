@@ -210,9 +210,10 @@ class Plan:
 
     @classmethod
     def stack(cls, plans: Sequence["Plan"]) -> "Plan":
-        """One plan whose row i does what plans[i], a plan of one row, does; they change queries and outputs only."""
-        if not all(plan.branchable for plan in plans):
-            raise HeadscopeError("Only plans that change queries and outputs can run side by side in one batch.")
+        """One plan whose row i does what plans[i], a plan of one row, does.
+
+        Raises HeadscopeError where two of them replace queries of one layer by different ones.
+        """
         return cls(
             prefill=_stack_layers([plan.prefill for plan in plans]),
             decode=_stack_layers([plan.decode for plan in plans]),
@@ -245,10 +246,22 @@ def _stacked(steps: Sequence[LayerPlan]) -> LayerPlan:
         rest = torch.full_like(given[:1], otherwise)
         return torch.cat([rest if tensor is None else tensor for tensor in tensors])
 
+    def alone(row: int, own: Tensor, otherwise: Any) -> Tensor:
+        """What acts in one row, as a part for all rows that leaves the others as they are."""
+        return torch.cat([own if i == row else torch.full_like(own, otherwise) for i in range(len(steps))])
+
+    fills = [step.query_fill for step in steps if step.query_fill is not None]
+    if any(not torch.equal(fill, fills[0]) for fill in fills):
+        raise HeadscopeError("Rows of one batch can't replace the queries of a layer by different ones.")
+    rows = list(enumerate(steps))
     return LayerPlan(
         query_scale=together([step.query_scale for step in steps], 1.0),
         query_filled=together([step.query_filled for step in steps], False),
-        query_fill=next((step.query_fill for step in steps if step.query_fill is not None), None),
+        query_fill=fills[0] if fills else None,
+        swaps=tuple(replace(x, heads=alone(i, x.heads, False)) for i, step in rows for x in step.swaps),
+        weights=tuple(replace(x, factor=alone(i, x.factor, 1.0)) for i, step in rows for x in step.weights),
+        moves=tuple(replace(x, share=alone(i, x.share, 0.0)) for i, step in rows for x in step.moves),
+        streams=tuple(replace(x, heads=alone(i, x.heads, False)) for i, step in rows for x in step.streams),
         output_scale=together([step.output_scale for step in steps], 1.0),
     )
 

@@ -15,8 +15,10 @@ from kernels.reweight.change import Call, Changed
 from kernels.reweight.reference import attend_changed as reference
 from probes import changing
 from probes.errors import HeadscopeError
+from probes.generation import generate, greedy, greedy_branches, prefill
 from probes.plan import LayerPlan, Plan, Swap
 from probes.prompt import Prompt
+from probes.readers import StatisticsReader
 from probes.subject import Subject
 from probes.tap import Tap
 
@@ -242,7 +244,52 @@ def test_operations_of_different_phases_or_queries_do_not_contradict_each_other(
 
 
 def test_branches_refuse_a_plan_that_reweighs(tiny: Build, some_tokens: Tokens) -> None:
-    plan = compile_plan(tiny("llama").anatomy, parse("weight(0:1, 2) @ L0H0"), prompt_of(some_tokens(12)[0]))
+    subject, ids = tiny("llama"), some_tokens(12)[0]
+    plan = compile_plan(subject.anatomy, parse("weight(0:1, 2) @ L0H0"), prompt_of(ids))
     assert not plan.branchable
-    with pytest.raises(HeadscopeError, match="side by side"):
-        Plan.stack([Plan(), plan])
+    with pytest.raises(HeadscopeError, match="Branches share"):
+        greedy_branches(subject, prefill(subject, ids), int(ids[-1]), 3, Plan.stack([Plan(), plan]), 2)
+
+
+def generated_alone(subject: Subject, ids: Tensor, plan: Plan) -> list[int]:
+    cache = prefill(subject, ids, plan)
+    with Tap(subject, plan=plan):
+        return greedy(subject, cache, int(ids[-1]), 6)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gpt2", "gpt_oss"])
+def test_a_batch_of_prompts_says_what_each_says_alone_under_its_own_plan(
+    tiny: Build, some_tokens: Tokens, family: str
+) -> None:
+    subject = tiny(family)
+    prompts = [some_tokens(n)[0] for n in (12, 20, 15, 12)]
+    texts = [COMPOSED[0], COMPOSED[1], "knock_out(needle) @ L0; swap(uniform) @ L1H1", None]
+    plans = [compile_plan(subject.anatomy, parse(text), prompt_of(ids[:12])) if text else Plan()
+             for text, ids in zip(texts, prompts, strict=True)]  # fmt: skip
+    # The last prompt token is a decode step in `prefill`, and part of the prefill here: the phases must agree.
+    plans = [Plan(plan.prefill, plan.prefill) for plan in plans]
+    together = generate(subject, prompts, new_tokens=6, plan=Plan.stack(plans))
+    assert together == [generated_alone(subject, ids, plan) for ids, plan in zip(prompts, plans, strict=True)]
+    assert generate(subject, prompts[:1], new_tokens=6) == [generated_alone(subject, prompts[0], Plan())]
+
+
+def test_drawn_tokens_follow_the_seed_the_temperature_and_the_nucleus(tiny: Build, some_tokens: Tokens) -> None:
+    subject, prompts = tiny("llama"), [some_tokens(9)[0], some_tokens(14)[0]]
+    drawn = [generate(subject, prompts, new_tokens=8, temperature=3.0, seed=seed) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    likeliest = generate(subject, prompts, new_tokens=8)
+    assert generate(subject, prompts, new_tokens=8, temperature=3.0, top_p=1e-6) == likeliest
+    assert generate(subject, prompts, new_tokens=8, temperature=1e-4) == likeliest
+
+
+def test_readers_see_every_step_of_a_generation(tiny: Build, some_tokens: Tokens) -> None:
+    subject, reader = tiny("llama"), StatisticsReader(["entropy"])
+    subject.model.generation_config.eos_token_id = None
+    generate(subject, [some_tokens(9)[0], some_tokens(5)[0]], new_tokens=4, readers=[reader])
+    assert [step["entropy"].shape for step in reader.found["", 1]] == [(2, 4, 9)] + [(2, 4, 1)] * 3
+
+
+@pytest.mark.parametrize("wrong", [{"new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"new_tokens": 500}])
+def test_a_generation_out_of_range_is_refused(tiny: Build, some_tokens: Tokens, wrong: dict[str, Any]) -> None:
+    with pytest.raises(HeadscopeError):
+        generate(tiny("llama"), [some_tokens(9)[0]], **{"new_tokens": 2, **wrong})

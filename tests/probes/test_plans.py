@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from probes.call import AttentionCall
 from probes.generation import greedy, greedy_branches, prefill
 from probes.plan import LayerPlan, Plan
 from probes.subject import Subject
-from probes.call import AttentionCall
 from probes.tap import Tap
 
 Build = Callable[..., Subject]

@@ -10,11 +10,11 @@ from transformers import DynamicCache, StaticCache
 
 from kernels.attention import weights
 from kernels.statistics import CLIP, PER_KEY
+from probes.call import AttentionCall
 from probes.errors import HeadscopeError
 from probes.plan import Plan
 from probes.readers import MeanQueryReader, StatisticsReader
 from probes.subject import Subject
-from probes.call import AttentionCall
 from probes.tap import Tap
 
 SDPA = ("llama", "qwen3", "mistral", "gpt2")
