@@ -257,6 +257,37 @@ def compare(
         comparing.show(found)
 
 
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help='A run that ranked heads, or "last" for the newest of retrieval.')],
+    to: Annotated[Path, typer.Option(help="Folder for the files.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="scores (JSON of the retrieval-head authors), names (a list), duo (DuoAttention)."
+        ),
+    ] = "scores",
+    metric: Annotated[str, typer.Option(help="What is exported.")] = "retrieval_score",
+    top: Annotated[int, typer.Option(min=1, help="How many heads a list names.")] = 10,
+    sink: Annotated[int, typer.Option(min=0, help="First tokens that DuoAttention's streaming groups keep.")] = 64,
+    window: Annotated[int, typer.Option(min=1, help="Latest tokens that they keep.")] = 256,
+    out: Out = Path("runs"),
+) -> None:
+    """Hand the heads of a run to others' code; --heads-from reads the same files.
+
+    Examples:
+
+    - `headscope export last --to heads`
+    - `headscope export last --format duo --to attn_patterns/smollm2`
+    """
+    from analysis.ranking import export as write
+    from analysis.runs import find_run
+
+    found = find_run(run, out, command="retrieval")
+    for path in write(found, to, metric=metric, form=form, top=top, sink=sink, window=window):
+        console.print(str(path))
+
+
 def numbers(text: str) -> list[float]:
     """Shares in percent. Raises HeadscopeError for anything else."""
     try:
