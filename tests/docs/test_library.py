@@ -59,7 +59,7 @@ def test_the_captured_mass_is_a_share_that_follows_the_question(left_behind):
 
 @pytest.mark.model
 def test_the_control_excludes_the_ablated_heads_and_answers_more_than_they_do(left_behind):
-    top, *controls = (test.ablation.heads for test in left_behind["tests"])
+    top, *controls = (test.heads for test in left_behind["tests"])
     assert len(controls) == 2
     assert all(not left_behind["protected"] & set(control) and not set(top) & set(control) for control in controls)
     row = left_behind["summary"]["curve"][0]

@@ -66,8 +66,7 @@ JOBS: list[tuple[Any, dict[str, Any], dict[str, int]]] = [
         for d, more in (
             (64, {}),
             (128, {}),
-            (64, {"DTYPE": gl.float16}),
-            (128, {"WINDOW": True, "DETERMINISTIC": False}),
+            (64, {"DTYPE": gl.float16, "WINDOW": True, "DETERMINISTIC": False}),
         )
     ],
     (hopper.strongest_kernel, {**SHAPE, "WINDOW": True, "ROWS": 16}, {}),
