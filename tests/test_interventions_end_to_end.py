@@ -136,6 +136,7 @@ def test_a_sweep_is_refused_to_a_second_process_and_ends_with_the_same_bytes_aft
         assert (resumed.path / name).read_bytes() == (swept.path / name).read_bytes(), name
 
 
+@pytest.mark.soak
 def test_two_workers_give_the_values_of_one(swept: Run, model: Path, tmp_path: Path) -> None:
     shared = finished(*SWEEP, "--workers", "2", model=model, out=tmp_path)
     assert shared.manifest["workers"] == 2

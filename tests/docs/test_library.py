@@ -83,6 +83,7 @@ def test_a_page_becomes_the_same_notebook_every_time_and_one_changed_line_makes_
 
 
 @pytest.mark.model
+@pytest.mark.soak
 def test_the_notebook_runs_from_top_to_bottom():
     # No folders of kernels: "python3" is then this interpreter, whatever the user has registered under that name.
     kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))

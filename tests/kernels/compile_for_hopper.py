@@ -3,6 +3,7 @@
 Run by test_compile.py in a process of its own: whether Triton interprets or compiles is settled at its import.
 """
 
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import triton
@@ -116,7 +117,11 @@ def compile_kernel(kernel: Any, constants: dict[str, Any], options: dict[str, in
     )
 
 
+def compile_job(number: int) -> None:
+    compile_kernel(*JOBS[number])
+
+
 if __name__ == "__main__":
-    for kernel, constants, options in JOBS:
-        compile_kernel(kernel, constants, options)
+    with ProcessPoolExecutor(2) as pool:  # a fork of this one: Triton is imported once
+        list(pool.map(compile_job, range(len(JOBS))))
     print(*sorted({kernel.__name__ for kernel, _, _ in JOBS}))
