@@ -232,6 +232,33 @@ def patch(
 
 
 @app.command()
+def circuits(
+    heads: Annotated[str, typer.Option(help="Whose circuits are shown; metrics: copying, composition_Q, _K, _V.")] = (
+        "top(copying, 10)"
+    ),
+    text: Annotated[str, typer.Option(help="Words whose tokens the heads read.")] = " Paris dog seven",
+    model: AnyModel = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Out = Path("runs"),
+    resume: Resume = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """What do the weights say a head does: what it copies, writes and looks for, and whom it reads?
+
+    Examples:
+
+    - `headscope circuits`
+    - `headscope circuits --heads "L17H4, top(composition_K, 3)" --text " Monday red"`
+    """
+    from analysis import circuit
+    from analysis.display import Handling
+
+    circuit.circuits(circuit.Asked(heads, text, model, device, dtype), Handling(out, resume, 1, as_json, dry_run))
+
+
+@app.command()
 def compare(
     first: Annotated[
         str, typer.Argument(help="A run of intervene, sweep or stream; RUN:POINT where it has several points.")

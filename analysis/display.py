@@ -233,6 +233,23 @@ def _estimate(estimate: Mapping[str, Any]) -> str:
     return f"{estimate['value']:.3g} \\[{estimate['low']:.3g}, {estimate['high']:.3g}]"
 
 
+def _show_circuits(run: Run) -> None:
+    summary = run.summary()
+    for token, source in enumerate(summary["tokens"]):
+        table = Table("head", "copying", f"writes where it looks at {source!r}", f"looks for from {source!r}")
+        for row in summary["heads"]:
+            writes, seeks = (", ".join(map(repr, row[name][token][:5])) for name in ("writes", "seeks"))
+            table.add_row(row["head"], f"{row['copying']:.2f}", escape(writes), escape(seeks))
+        console.print(table)
+    console.print("copying: from 1, every token raises its own logit, to -1, every token lowers it.")
+    table = Table("composition", "the strongest pairs, writer to reader")
+    for kind, pairs in summary["composition"].items():
+        strongest = ", ".join(f"{pair['writer']} to {pair['reader']} {pair['score']:.2f}" for pair in pairs[:5])
+        table.add_row(kind, strongest)
+    console.print(table)
+    console.print(f"Scores above chance, which is {summary['chance']:.3f}.")
+
+
 _SHOWN = {
     "retrieval": _show_retrieval,
     "ablation": _show_ablation,
@@ -241,8 +258,10 @@ _SHOWN = {
     "stream": _show_stream,
     "benchmark": _show_benchmark,
     "patch": _show_patch,
+    "circuits": _show_circuits,
 }
 _COUNTED = {
     "benchmark": "tasks, 95 % intervals over examples",
     "patch": "layers, one pair of prompts: no intervals",
+    "circuits": "heads, read off their weights: no intervals",
 }
