@@ -24,13 +24,15 @@ from analysis.needles import PASS_RECALL, Case, answer_recall, build
 from analysis.retrieval import by_cell
 from analysis.selection import matched_control
 from analysis.study import case_record
+from analysis.tasks.task import answers
 from analysis.uncertainty import CONFIDENCE, paired_difference, wilson
 from probes.anatomy import Anatomy
 from probes.errors import HeadscopeError
-from probes.generation import check_length, greedy_branches, prefill
 from probes.heads import Head
 from probes.plan import Plan
 from probes.subject import Subject
+
+BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
@@ -89,26 +91,13 @@ def examine(
 ) -> dict[str, Any]:
     """Answer one case as the model is, and under every condition."""
     prompt = build(subject, case)
-    check_length(subject, len(prompt), new_tokens)
-    last = int(prompt.ids[-1])
-    anatomy, device = subject.anatomy, subject.device
-
-    def answers(cache: Any, plans: Sequence[Plan]) -> list[dict[str, Any]]:
-        found = greedy_branches(subject, cache, last, new_tokens, Plan.stack(plans), len(plans))
-        return [_judged(subject.tokenizer.decode(ids, skip_special_tokens=True).strip(), case) for ids in found]
-
-    plans = {test.name: test.plan(anatomy, means, device) for test in tests}
-    sharing = [name for name, plan in plans.items() if not plan.acts_in("prefill")]
-    clean = prefill(subject, prompt.ids)
-    baseline, *results = answers(clean, [Plan(), *(plans[name] for name in sharing)])
-    by_name = dict(zip(sharing, results, strict=True))
-    for name, plan in plans.items():
-        if name not in by_name:
-            by_name[name] = answers(prefill(subject, prompt.ids, plan), [plan])[0]
+    plans = {test.name: test.plan(subject.anatomy, means, subject.device) for test in tests}
+    said = answers(subject, prompt, {BASELINE: Plan(), **plans}, new_tokens)
+    judged = {name: _judged(response, case) for name, response in said.items()}
     return {
         **case_record(subject, case, len(prompt), prompt.spans["needle"]),
-        "baseline": baseline,
-        "conditions": {test.name: by_name[test.name] for test in tests},
+        BASELINE: judged.pop(BASELINE),
+        "conditions": judged,
     }
 
 

@@ -97,6 +97,6 @@ def attend(
 
 
 def mix(p: Float[Tensor, "b h n m"], v: Float[Tensor, "b g m e"]) -> Float[Tensor, "b h n e"]:
-    """sum_j p_ij v_j, a long cache never copied for each head of a group."""
-    b, h, n, m = p.shape
-    return (p.reshape(b, v.shape[1], -1, m) @ v).reshape(b, h, n, -1)
+    """sum_j p_ij v_j, a long cache never copied for each head of a group. m may be 0."""
+    (b, h, n, m), g, e = p.shape, v.shape[1], v.shape[-1]
+    return (p.reshape(b, g, h // g * n, m) @ v).reshape(b, h, n, e)

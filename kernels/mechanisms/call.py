@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kernels.attention import weights
 from kernels.attention.blocked import QUERIES_PER_BLOCK
+from kernels.attention.reference import mix
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,6 @@ def softmax_map(call: Call) -> Float[Tensor, "b h n m"]:
     )
 
 
-def mix(p: Float[Tensor, "b h n m"], v: Float[Tensor, "b g m e"]) -> Float[Tensor, "b h n e"]:
-    """o_i = sum_j p_ij v_j; query head i reads KV head i // (h // g)."""
-    b, h, n, m = p.shape
-    g, e = v.shape[1], v.shape[-1]
-    return (p.reshape(b, g, h // g * n, m) @ v.to(p)).reshape(b, h, n, e)
-
-
 def by_blocks(effective_map: Rule, *, reach: Rule | None = None) -> Rule:
     """The forward of a rule whose rows do not depend on each other: effective_map @ v, a block of queries at a time.
 
@@ -104,7 +98,8 @@ def by_blocks(effective_map: Rule, *, reach: Rule | None = None) -> Rule:
             block = call.rows(slice(start, start + QUERIES_PER_BLOCK))
             if reach is not None:
                 block = block.keys(reach(block, settings).any(0).nonzero()[:, 0])
-            parts.append(mix(effective_map(block, settings), block.v))
+            p = effective_map(block, settings)
+            parts.append(mix(p, block.v.to(p)))
         return torch.cat(parts, dim=2).to(call.q.dtype)
 
     return forward
