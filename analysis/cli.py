@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.cli_interventions import app as interventions
+from analysis.cli_sinks import app as sinks
 from analysis.options import (
     Cases,
     Depths,
@@ -44,6 +45,7 @@ app = typer.Typer(
     help="See, measure and silence the attention heads of language models.\n\nStart with `headscope demo`.",
 )
 app.add_typer(interventions)
+app.add_typer(sinks)
 console = Console()
 
 INTERRUPTED = 130
@@ -53,12 +55,15 @@ NO_MEMORY = "out of memory|can't allocate memory"  # as CUDA and PyTorch's CPU a
 @app.command()
 def models(as_json: Json = False) -> None:
     """Models that load by a short name, and where their weights are."""
-    from probes.sources import DEFAULT_MODEL, SHORT_NAMES, cache_folder, is_installed
+    from probes.sources import DEFAULT_MODEL, SHORT_NAMES, cache_folder, is_installed, pairs
 
     rows = []
     for name, short in SHORT_NAMES.items():
         state = "installed" if is_installed(short) else f"from the hub: {short.hub}"
         rows.append({"name": name, "default": name == DEFAULT_MODEL, "about": short.about, "state": state})
+    for name, rule in pairs().items():
+        about = f"a Llama of a million parameters whose heads attend by {rule.replace('_', ' ')}; see headscope pairs"
+        rows.append({"name": name, "default": False, "about": about, "state": "ships with headscope"})
     if as_json:
         print(json.dumps(rows, indent=1))
         return

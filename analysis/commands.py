@@ -107,7 +107,7 @@ def ablate(
     ranked, protected = anatomy.heads(), frozenset[Head]()
     if source is not None:
         ranked, protected = _ranking(source, work)
-    ks = [len(named)] if named else _whole_numbers(top, "--top")
+    ks = [len(named)] if named else whole_numbers(top, "--top")
     ranked = [*named, *(head for head in ranked if head not in named)]
     chosen_meanings = _possible(chosen_meanings, anatomy, asked=meanings is not None)
     tests = ablating.conditions(
@@ -174,7 +174,7 @@ def _prepare(request: Request) -> _Work:
     if request.grid not in GRIDS:
         raise HeadscopeError(f"There is no grid {request.grid!r}: choose {', '.join(GRIDS)}.")
     size = GRIDS[request.grid]
-    lengths = _whole_numbers(request.lengths, "--lengths") if request.lengths is not None else None
+    lengths = whole_numbers(request.lengths, "--lengths") if request.lengths is not None else None
     depths = _numbers(request.depths, "--depths") if request.depths is not None else None
     if depths is None:
         depths = [round(i / (size.depths - 1), 6) for i in range(size.depths)]
@@ -247,7 +247,7 @@ def _among(text: str, allowed: Sequence[str], option: str) -> list[Any]:
     return list(dict.fromkeys(chosen))
 
 
-def _whole_numbers(text: str, option: str) -> list[int]:
+def whole_numbers(text: str, option: str) -> list[int]:
     numbers = _numbers(text, option)
     if any(not number.is_integer() or number < 1 for number in numbers):
         raise HeadscopeError(f"{option} takes whole numbers from 1 on, separated by commas, and not {text!r}.")

@@ -6,6 +6,7 @@ What a model can't honour, and operations that contradict each other on one head
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -20,8 +21,9 @@ from analysis.selection import Scores, select
 from probes.anatomy import Anatomy
 from probes.errors import HeadscopeError
 from probes.heads import Head
-from probes.plan import LayerPlan, MassMove, Plan, Positions, SpanWeight, Streaming, Swap
+from probes.plan import LayerPlan, MassMove, Overwrite, Plan, Positions, SpanWeight, Streaming, Swap
 from probes.prompt import Prompt
+from probes.rotary import check_turns
 
 
 def compile_plan(
@@ -39,6 +41,9 @@ def compile_plan(
     scores: needed where heads are selected by a metric.
     """
     chosen = [(each, select(each.heads, anatomy, scores)) for each in interventions]
+    for each, heads in chosen:
+        if isinstance(each.operation, what.Overwrite):
+            _check_overwrite(anatomy, each.operation, heads)
     plan: dict[str, dict[int, LayerPlan]] = {}
     for phase in ("prefill", "decode"):
         acting = [(each, heads) for each, heads in chosen if phase in PHASES[each.phase]]
@@ -61,6 +66,8 @@ def _layer(
         mine = torch.zeros(1, anatomy.query_heads, dtype=torch.bool)
         mine[0, [head.head for head in heads if head.layer == layer]] = True
         if mine.any():
+            if isinstance(each.operation, what.Stream) and each.operation.inside:
+                check_turns(anatomy.decoder[layer])
             step = _added(step, each, mine.to(device), layer, prompt, means)
     return step
 
@@ -114,10 +121,13 @@ def _added(
                 torch.where(mine, share, 0.0),
             )
             return replace(step, moves=(*step.moves, move))
-        case what.Stream(sink, window):
-            return replace(step, streams=(*step.streams, Streaming(mine, sink, window)))
+        case what.Stream(sink, window, inside):
+            return replace(step, streams=(*step.streams, Streaming(mine, sink, window, inside)))
         case what.Swap(rule, settings):
             return replace(step, swaps=(*step.swaps, Swap(mine, rule, dict(settings))))
+        case what.Overwrite(coordinate, value, above):
+            everywhere = torch.ones(1, dtype=torch.bool, device=mine.device)
+            return replace(step, overwrites=(*step.overwrites, Overwrite(everywhere, coordinate, value, above)))
 
 
 def _positions(field: str, text: str, prompt: Prompt | None, device: torch.device | str) -> Positions:
@@ -151,6 +161,16 @@ def _positions(field: str, text: str, prompt: Prompt | None, device: torch.devic
     return Positions(table.to(device), beyond, newest)
 
 
+def _check_overwrite(anatomy: Anatomy, operation: what.Overwrite, heads: Sequence[Head]) -> None:
+    if any(count < anatomy.query_heads for count in Counter(head.layer for head in heads).values()):
+        raise HeadscopeError("heads: overwrite acts on a layer's residual stream: name layers such as L4.")
+    if operation.coordinate >= anatomy.hidden:
+        raise HeadscopeError(
+            f"coordinate: {operation.coordinate} is beyond this model's residual stream, which has coordinates 0 to "
+            f"{anatomy.hidden - 1}."
+        )
+
+
 _QUERY = ("query_zero", "query_mean")
 
 
@@ -173,6 +193,10 @@ def _clash(one: Intervention, other: Intervention) -> str | None:
     first: Any = one.operation
     second: Any = other.operation
     match first, second:
+        case what.Overwrite(a), what.Overwrite(b) if a == b:
+            return "a coordinate is overwritten once"
+        case (what.Overwrite(), _) | (_, what.Overwrite()):
+            return None
         case what.Ablate("output_zero"), _:
             return "a head that says nothing can't be changed otherwise"
         case what.Ablate(a), what.Ablate(b) if a != b:

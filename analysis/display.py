@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from analysis import pair_tables, role_tables, sink_tables
 from analysis.runs import Run
 from analysis.uncertainty import interval
 
@@ -259,9 +260,15 @@ _SHOWN = {
     "benchmark": _show_benchmark,
     "patch": _show_patch,
     "circuits": _show_circuits,
+    "sinks": sink_tables.show,
+    "heads": role_tables.show,
+    "pairs": pair_tables.show,
 }
 _COUNTED = {
     "benchmark": "tasks, 95 % intervals over examples",
     "patch": "layers, one pair of prompts: no intervals",
     "circuits": "heads, read off their weights: no intervals",
+    "sinks": "prompts, 95 % intervals over prompts",
+    "heads": "prompts, 95 % intervals over prompts",
+    "pairs": "models, 95 % intervals over windows of text",
 }

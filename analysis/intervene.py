@@ -23,7 +23,7 @@ from torch import Tensor
 
 from analysis.comparison import compare, holm
 from analysis.compiling import compile_plan
-from analysis.interventions import Ablate, Intervention, parse, written
+from analysis.interventions import Ablate, Intervention, Overwrite, parse, written
 from analysis.selection import Scores, arguments, call, matched_control
 from analysis.tasks import Task, task
 from analysis.tasks.task import Example, PlanFor
@@ -109,7 +109,8 @@ def arms(
 ) -> list[Arm]:
     """The baseline, every point, and for each `controls` arms with random heads in place of its own.
 
-    No control may hold a head of its point or a protected one. A point that leaves no such heads has no control.
+    No control may hold a head of its point or a protected one. A point that leaves no such heads has no control, nor
+    has one that overwrites the residual stream.
     """
     found = [Arm(BASELINE)]
     for point in asked:
@@ -125,6 +126,8 @@ def arms(
 
 
 def _controls(arm: Arm, anatomy: Anatomy, count: int, protected: frozenset[Head], seed: int) -> list[Arm]:
+    if any(isinstance(each.operation, Overwrite) for each in arm.interventions):
+        return []  # it acts on the stream of whole layers, for which no heads can stand in
     if len(anatomy.heads()) - len(protected | arm.heads) < len(arm.heads):
         return []
     found = []

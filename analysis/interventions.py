@@ -8,8 +8,11 @@
     move(0:1, image, 0.2) @ all on last                a fifth of the sink's mass goes to the image (VAR's form)
     temperature(0.7) @ L3G1                            logits divided by 0.7
     stream(4, 256) @ bottom(retrieval_score, 50%)      only the first 4 tokens and the last 256
+    stream(4, 256, cache) @ all                        the same, with positions counted inside that cache (StreamingLLM)
     scale(0.5) @ L9H0                                  half of what the head puts out
     swap(clipped_softmax, gamma=-0.03) @ L2            another rule in place of softmax (kernels.mechanisms)
+    overwrite(507, 0, 100) @ L11                       coordinate 507 of the residual stream, where |x| reaches 100,
+                                                       becomes 0 behind layer 11
 
 Several are joined by `;`. `analysis.compiling` makes of them what a Tap applies. An Intervention is frozen, is checked
 when it is made, and is the same again after its text or its JSON was read back.
@@ -154,10 +157,14 @@ class MoveMass:
 
 @dataclass(frozen=True)
 class Stream:
-    """The head sees the first `sink` tokens and the last `window`, its own included."""
+    """The head sees the first `sink` tokens and the last `window`, its own included.
+
+    inside: positions are counted inside that cache, as in StreamingLLM, and not in the text.
+    """
 
     sink: int
     window: int
+    inside: bool = False
     name: ClassVar[str] = "stream"
 
     def __post_init__(self) -> None:
@@ -167,7 +174,7 @@ class Stream:
             raise HeadscopeError(f"window: {self.window} is below 1, and a token at least sees itself.")
 
     def __str__(self) -> str:
-        return f"stream({self.sink}, {self.window})"
+        return f"stream({self.sink}, {self.window}{', cache' if self.inside else ''})"
 
 
 @dataclass(frozen=True)
@@ -188,9 +195,29 @@ class Swap:
         return f"swap({', '.join([self.mechanism, *(f'{key}={_short(value)}' for key, value in self.settings)])})"
 
 
-Operation = Ablate | Scale | Temperature | WeighSpan | ShiftLogits | MoveMass | Stream | Swap
+@dataclass(frozen=True)
+class Overwrite:
+    """Behind a layer, set a coordinate of the residual stream where its |x| reaches `above` (0: on every token)."""
+
+    coordinate: int
+    value: float
+    above: float
+    name: ClassVar[str] = "overwrite"
+
+    def __post_init__(self) -> None:
+        if self.coordinate < 0:
+            raise HeadscopeError(f"coordinate: {self.coordinate} is negative.")
+        _finite("value", self.value)
+        if _finite("above", self.above) < 0:
+            raise HeadscopeError(f"above: {self.above:g} is negative: write 0 to overwrite every token.")
+
+    def __str__(self) -> str:
+        return f"overwrite({self.coordinate}, {_short(self.value)}, {_short(self.above)})"
+
+
+Operation = Ablate | Scale | Temperature | WeighSpan | ShiftLogits | MoveMass | Stream | Swap | Overwrite
 _OPERATIONS: dict[str, type[Any]] = {
-    kind.name: kind for kind in (Scale, Temperature, WeighSpan, ShiftLogits, MoveMass, Stream, Swap)
+    kind.name: kind for kind in (Scale, Temperature, WeighSpan, ShiftLogits, MoveMass, Stream, Swap, Overwrite)
 } | {"ablate": Ablate}
 
 
@@ -212,7 +239,7 @@ class Intervention:
         check_positions("queries", self.queries, last=True)
         _one_of("phase", self.phase, tuple(PHASES))
         if self.queries != EVERY and not isinstance(self.operation, WeighSpan | ShiftLogits | MoveMass):
-            raise HeadscopeError(f"queries: {self.operation} changes a head for every query; leave out the queries.")
+            raise HeadscopeError(f"queries: {self.operation} acts whatever the query; leave out the queries.")
 
     def __str__(self) -> str:
         queries = "" if self.queries == EVERY else f" on {self.queries}"
@@ -314,6 +341,10 @@ def _parse_operation(text: str) -> Operation:
                 return MoveMass(source, target, _read("share", share))
             case "stream", [sink, window]:
                 return Stream(int(sink), int(window))
+            case "stream", [sink, window, "cache"]:
+                return Stream(int(sink), int(window), inside=True)
+            case "overwrite", [coordinate, value, above]:
+                return Overwrite(_whole("coordinate", coordinate), _read("value", value), _read("above", above))
             case "swap", [rule, *settings]:
                 pairs = [setting.partition("=") for setting in settings]
                 return Swap(rule, tuple((key.strip(), _read(key.strip(), value)) for key, _, value in pairs))
@@ -322,7 +353,7 @@ def _parse_operation(text: str) -> Operation:
     raise HeadscopeError(
         f"operation: {text!r} is none of query_zero, query_mean, output_zero, scale(F), temperature(T), "
         "weight(SPAN, F), knock_out(SPAN), shift(SPAN, NATS), move(SPAN, SPAN, SHARE), stream(SINK, WINDOW), "
-        "swap(MECHANISM)."
+        "swap(MECHANISM), overwrite(COORDINATE, VALUE, ABOVE)."
     )
 
 
@@ -345,6 +376,13 @@ def _read(name: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise HeadscopeError(f"{name}: {text!r} is no number.") from None
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise HeadscopeError(f"{name}: {text!r} is no whole number.") from None
 
 
 def _short(number: float) -> str:

@@ -13,7 +13,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -151,9 +151,10 @@ def haystack_names() -> list[str]:
                   if entry.name.endswith(".xz"))  # fmt: skip
 
 
-def build(subject: Subject, case: Case) -> Prompt:
+def build(subject: Subject, case: Case, *, needle: bool = True) -> Prompt:
     """The case as a prompt of at most `case.length` tokens, with the spans needle, answer and question.
 
+    needle: False asks the same question of the same text without the needle, and the spans needle and answer are empty.
     Raises HeadscopeError where the length leaves no room for a haystack, or the haystack is too short for it.
     """
     triple = case.triple
@@ -170,7 +171,7 @@ def build(subject: Subject, case: Case) -> Prompt:
         context = _cut(context, len(context) - 4 * (len(prompt) - case.length))
         prompt = _assemble(subject, triple, context, case.depth)
     check_needle(prompt, triple)
-    return prompt
+    return prompt if needle else _assemble(subject, replace(triple, needle="", answer=""), context, case.depth)
 
 
 def check_needle(prompt: Prompt, triple: Triple) -> None:
@@ -218,17 +219,17 @@ def _assemble(subject: Subject, triple: Triple, context: str, depth: float) -> P
         raise HeadscopeError(f"The answer {triple.answer!r} is not part of its needle: copy it from there.")
     start, stop = place
     parts = [
-        Part(BEFORE + before + (" " if before else "")),
+        Part(BEFORE + before + (" " if before and (triple.needle or after) else "")),
         Part(triple.needle[:start], "needle"),
         Part(triple.needle[start:stop], "answer"),
         Part(triple.needle[stop:], "needle-end"),
-        Part((" " if after else "") + after + ASK),
+        Part((" " if after and triple.needle else "") + after + ASK),
         Part(triple.question, "question"),
     ]
     prompt = chat_prompt(subject, [part for part in parts if part.text])
     spans = dict(prompt.spans)
-    needle = {*spans.get("needle", ()), *spans["answer"], *spans.pop("needle-end", ())}
-    return Prompt(prompt.ids, prompt.text, prompt.offsets, {**spans, "needle": tuple(sorted(needle))})
+    needle = {*spans.get("needle", ()), *spans.get("answer", ()), *spans.pop("needle-end", ())}
+    return Prompt(prompt.ids, prompt.text, prompt.offsets, {"answer": (), **spans, "needle": tuple(sorted(needle))})
 
 
 def _ends(text: str) -> list[int]:

@@ -17,7 +17,10 @@ OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "proj")
 
 @dataclass(frozen=True)
 class LayerAnatomy:
-    """One attention layer. `window` counts keys including the query itself; None means it sees all."""
+    """One attention layer. `window` counts keys including the query itself; None means it sees all.
+
+    rotary: the module that makes the angles by which queries and keys are turned, where the model has one.
+    """
 
     stack: str
     index: int
@@ -29,6 +32,7 @@ class LayerAnatomy:
     softcap: float | None
     learned_sink: bool
     module: nn.Module = field(repr=False, compare=False)
+    rotary: nn.Module | None = field(repr=False, compare=False)
 
     @property
     def group_size(self) -> int:
@@ -49,11 +53,16 @@ class LayerAnatomy:
             "ablate with query_zero or output_zero instead."
         )
 
-    def output_weight(self) -> Float[Tensor, "head d model"]:
-        """What each head's output is multiplied by to reach the residual stream: W_O, head by head."""
+    def output_projection(self) -> nn.Module:
+        """The projection that reads what the heads say and writes to the residual stream."""
         found = _child(self.module, OUTPUT_PROJECTIONS)
         if found is None:
             raise HeadscopeError(f"{self.path} has no output projection that headscope knows.")
+        return found
+
+    def output_weight(self) -> Float[Tensor, "head d model"]:
+        """What each head's output is multiplied by to reach the residual stream: W_O, head by head."""
+        found = self.output_projection()
         weight = found.get_parameter("weight")
         rows = weight if type(found).__name__ == "Conv1D" else weight.T  # GPT-2 stores (in, out), Linear (out, in)
         return rows.reshape(self.query_heads, self.head_size, -1)
@@ -128,7 +137,7 @@ def read_anatomy(model: Any) -> Anatomy:
     Raises HeadscopeError where there is none, or where the decoder's layers are not alike.
     """
     found = [
-        _layer(path, module)
+        _layer(path, module, _rotary(model, path))
         for path, module in model.named_modules()
         if _child(module, QUERY_PROJECTIONS + FUSED_PROJECTIONS) is not None
         and _child(module, OUTPUT_PROJECTIONS) is not None
@@ -158,7 +167,7 @@ def read_anatomy(model: Any) -> Anatomy:
     )
 
 
-def _layer(path: str, module: Any) -> LayerAnatomy:
+def _layer(path: str, module: Any, rotary: nn.Module | None) -> LayerAnatomy:
     config = getattr(module, "config", None)
     heads = int(_first(module, config, "num_attention_heads", "num_heads", "n_head"))
     kv_heads = int(_first(module, config, "num_key_value_heads", default=heads) or heads)
@@ -176,7 +185,15 @@ def _layer(path: str, module: Any) -> LayerAnatomy:
         softcap=getattr(module, "attn_logit_softcapping", None),
         learned_sink=isinstance(getattr(module, "sinks", None), torch.Tensor),
         module=module,
+        rotary=rotary,
     )
+
+
+def _rotary(model: nn.Module, path: str) -> nn.Module | None:
+    """The rotary embedding that stands nearest above a layer."""
+    parts = path.split(".")
+    owners = (model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts), -1, -1))
+    return next((rotary for owner in owners if (rotary := getattr(owner, "rotary_emb", None)) is not None), None)
 
 
 def _stack(path: str) -> str:

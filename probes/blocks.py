@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probes.anatomy import OUTPUT_PROJECTIONS, LayerAnatomy
+from probes.anatomy import LayerAnatomy
 from probes.errors import HeadscopeError
 from probes.subject import Subject
 
@@ -47,19 +47,29 @@ class HeadWeights:
 
 def blocks(subject: Subject) -> tuple[Block, ...]:
     """The decoder's blocks, in order. Raises HeadscopeError where one has no norm before its attention, or no MLP."""
-    found = []
-    for layer in subject.anatomy.decoder:
-        path = layer.path.rpartition(".")[0]
-        module = subject.model.get_submodule(path)
-        found.append(
-            Block(
-                layer,
-                norm=_child(module, INPUT_NORMS, path),
-                output=_child(layer.module, OUTPUT_PROJECTIONS, layer.path),
-                mlp=_child(module, MLPS, path),
-            )
+    return tuple(
+        Block(
+            layer,
+            norm=_child(block_module(subject, layer), INPUT_NORMS, _block_path(layer)),
+            output=layer.output_projection(),
+            mlp=mlp_module(subject, layer),
         )
-    return tuple(found)
+        for layer in subject.anatomy.decoder
+    )
+
+
+def block_module(subject: Subject, layer: LayerAnatomy) -> nn.Module:
+    """The module that owns this layer's attention: it reads the residual stream, and writes it."""
+    return subject.model.get_submodule(_block_path(layer))
+
+
+def mlp_module(subject: Subject, layer: LayerAnatomy) -> nn.Module:
+    """The MLP beside this layer's attention. Raises HeadscopeError where the block has none."""
+    return _child(block_module(subject, layer), MLPS, _block_path(layer))
+
+
+def _block_path(layer: LayerAnatomy) -> str:
+    return layer.path.rpartition(".")[0]
 
 
 def final_norm(subject: Subject) -> nn.Module:
@@ -158,5 +168,5 @@ def head_weights(block: Block) -> HeadWeights:
 def _child(module: nn.Module, names: tuple[str, ...], path: str) -> nn.Module:
     found = next((getattr(module, name) for name in names if isinstance(getattr(module, name, None), nn.Module)), None)
     if found is None:
-        raise HeadscopeError(f"{path} has none of the modules {', '.join(names)}, so its circuits can't be read.")
+        raise HeadscopeError(f"{path} has none of the modules {', '.join(names)} that headscope looks for.")
     return found

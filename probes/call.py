@@ -5,12 +5,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from kernels.attention import visible_in, visible_pairs, weights
+from kernels.mechanisms import Call, Mechanism, Settings
 from probes.anatomy import LayerAnatomy
 
 Phase = Literal["prefill", "decode"]
+OwnRule = tuple[Mechanism, Settings]
+ALL = slice(None)
+PATTERN_TOKENS = 2048  # a map of every pair: 17 MB a head in float32
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class AttentionCall:
 
     Positions count prompt tokens from 0; padding on the left has negative positions. A key slot of an evicting cache
     keeps the position of the token that it holds; at_slots says that positions are slots, the last query sitting on the
-    last key. branched: the prompt's keys are shared by the rows and not among k and v.
+    last key. rule: the model's own, where it is no softmax. branched: the prompt's keys are shared by the rows and not among k and v.
 
     The model's own forward runs when its output, or the log-sum-exp that comes with it, is first asked for.
     """
@@ -33,15 +39,55 @@ class AttentionCall:
     causal: bool
     scale: float
     sink: Float[Tensor, " h"] | None
+    rule: OwnRule | None
     query_positions: Int[Tensor, "b n"]
     key_positions: Int[Tensor, "b m"]
     at_slots: bool
     branched: bool
     attend: Callable[[], tuple[Tensor, Tensor | None]] = field(repr=False, compare=False)
 
+    def for_mechanism(self, heads: Int[Tensor, " some"] | slice = ALL, inputs: Tensor | None = None) -> Call:
+        """Some of the heads, each with a KV head of its own, as a Mechanism gets them."""
+        visible = None if self.mask is None else visible_in(self.mask)
+        k, v = (x.repeat_interleave(self.layer.group_size, dim=1)[:, heads] for x in (self.k, self.v))
+        return Call(
+            q=self.q[:, heads],
+            k=k,
+            v=v,
+            scale=self.scale,
+            visible=visible if visible is None or visible.shape[1] == 1 else visible[:, heads],
+            causal=self.causal,
+            query_positions=self.query_positions,
+            key_positions=self.key_positions,
+            softcap=self.layer.softcap,
+            sink=None if self.sink is None else self.sink[heads],
+            inputs=inputs,
+        )
+
+    def sees(self) -> Bool[Tensor, "b|1 1|h n m"]:
+        """Which query may look at which key."""
+        if self.mask is not None:
+            return visible_in(self.mask)
+        n, m = self.q.shape[2], self.k.shape[2]
+        return visible_pairs(n, m, causal=self.causal, device=self.q.device)[None, None]
+
+    def pattern(self) -> Float[Tensor, "b h n m"]:
+        """The dense map by which the heads mix values, in float32 or wider: for short prompts, and for single rows."""
+        if self.rule is not None:
+            mechanism, settings = self.rule
+            return mechanism.effective_map(self.for_mechanism(), settings)
+        wide = torch.promote_types(self.q.dtype, torch.float32)
+        # A single row sees whatever the mask leaves it.
+        mask = self.sees() if self.mask is None and self.q.shape[2] > 1 else self.mask
+        softcap, sink = self.layer.softcap, self.sink
+        return weights(self.q.to(wide), self.k.to(wide), scale=self.scale, mask=mask, softcap=softcap, sink=sink)
+
     @cached_property
     def _attended(self) -> tuple[Tensor, Tensor | None]:
-        return self.attend()
+        if self.rule is None:
+            return self.attend()
+        mechanism, settings = self.rule
+        return mechanism.forward(self.for_mechanism(), settings), None
 
     @property
     def output(self) -> Float[Tensor, "b h n e"]:

@@ -11,17 +11,14 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.attention import visible_pairs, weights
 from kernels.statistics import CLIP, EDGES, PER_HEAD, PER_KEY, PER_TILE, STATISTICS, TOP, QueryWindow
-from probes.call import AttentionCall
+from probes.call import PATTERN_TOKENS, AttentionCall
 from probes.errors import HeadscopeError
 from probes.generation import last_logits
 from probes.prompt import Prompt
 from probes.readers import MeanQueryReader, StatisticsReader
 from probes.subject import Subject
 from probes.tap import Tap
-
-PATTERN_TOKENS = 2048  # a map of every pair: 17 MB a head in float32
 
 UNITS = {
     "lse": "nats",
@@ -120,9 +117,4 @@ class _PatternReader:
     def read(self, call: AttentionCall) -> None:
         if call.layer.stack or call.layer.index != self.layer:
             return
-        wide = torch.promote_types(call.q.dtype, torch.float32)
-        n = call.q.shape[2]
-        mask = visible_pairs(n, n, causal=call.causal, device=call.q.device) if call.mask is None else call.mask
-        self.pattern = weights(
-            call.q.to(wide), call.k.to(wide), scale=call.scale, mask=mask, softcap=call.layer.softcap, sink=call.sink
-        )[0]
+        self.pattern = call.pattern()[0]

@@ -1,17 +1,18 @@
 """What a LayerPlan makes of one layer's attention: other weights, another rule, another output."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from kernels.attention import visible_in
-from kernels.mechanisms import Call, mechanism
+from kernels.mechanisms import mechanism
 from kernels.reweight import attend_changed
 from probes.call import AttentionCall
 from probes.errors import HeadscopeError
 from probes.plan import LayerPlan, Report, Swap
+from probes.rotary import turned
 
 
 def changed_output(
@@ -27,13 +28,22 @@ def changed_output(
         raise HeadscopeError(
             "Branches share a prompt's cache and can change queries and outputs only: decode one row alone."
         )
+
+    def moved(positions: Int[Tensor, "b n"]) -> Tensor:
+        return turned(call.layer, call.q, at=call.query_positions, to=positions)
+
+    if call.rule is not None and step.reweighs:
+        raise HeadscopeError(
+            f"Layer {call.layer.index} attends by {call.rule[0].name}, and only the weights of a softmax can be changed: "
+            "change queries, outputs or the rule."
+        )
     if step.reweighs:
         found = attend_changed(
             call.q,
             call.k,
             call.v,
             scale=call.scale,
-            change=step.change(call.query_positions, call.key_positions),
+            change=step.change(call.query_positions, call.key_positions, moved),
             mask=call.mask,
             causal=call.causal,
             softcap=call.layer.softcap,
@@ -63,21 +73,7 @@ def _swapped(swap: Swap, call: AttentionCall, inputs: Tensor | None, output: Ten
     chosen = swap.heads.to(output.device)
     index = chosen.any(0).nonzero()[:, 0]
     rule = mechanism(swap.mechanism)
-    visible = None if call.mask is None else visible_in(call.mask)
-    swapped = Call(
-        q=call.q[:, index],
-        k=call.k[:, index // call.layer.group_size],
-        v=call.v[:, index // call.layer.group_size],
-        scale=call.scale,
-        visible=visible if visible is None or visible.shape[1] == 1 else visible[:, index],
-        causal=call.causal,
-        query_positions=call.query_positions,
-        key_positions=call.key_positions,
-        softcap=call.layer.softcap,
-        sink=None if call.sink is None else call.sink[index],
-        inputs=inputs,
-        output=output[:, index],
-    )
+    swapped = replace(call.for_mechanism(index, inputs), output=output[:, index])
     try:
         settings = rule.part(rule.settings(swap.settings), index, chosen.shape[1])
         own = rule.forward(swapped, settings)

@@ -6,13 +6,16 @@ The parts of a LayerPlan, in the order in which they act on a head:
     swaps                     another rule in place of softmax (kernels.mechanisms)
     weights, moves, streams   the attention weights (kernels.reweight): spans weighed, mass moved, a head that streams
     output_scale              a factor on what the head puts out
+    overwrites                coordinates of the residual stream behind the block
 
 Tensors carry a leading batch dim b, of the batch's size or 1 for all rows alike.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -73,11 +76,24 @@ class MassMove:
 
 @dataclass(frozen=True)
 class Streaming:
-    """These heads see the first `sink` tokens and the last `window`, their own included."""
+    """These heads see the first `sink` tokens and the last `window`, their own included.
+
+    inside: positions are those inside such a cache, in which no token is further than sink + window - 1 from the query.
+    """
 
     heads: Bool[Tensor, "b h"]
     sink: int
     window: int
+    inside: bool = False
+
+    @property
+    def size(self) -> int:
+        """Keys in the cache, the query's own included."""
+        return self.sink + self.window
+
+
+Moved = Callable[[Int[Tensor, "b n"]], Float[Tensor, "b h n d"]]
+"""The queries as they would be at these positions."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,26 @@ class Swap:
     heads: Bool[Tensor, "b h"]
     mechanism: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Overwrite:
+    """Behind the block, a coordinate of the residual stream becomes `value` where its |x| reaches `above`.
+
+    rows: those of the batch where it does. above 0: on every token.
+    """
+
+    rows: Bool[Tensor, " b"]
+    coordinate: int
+    value: float
+    above: float
+
+    def applied(self, x: Float[Tensor, "b n hidden"]) -> Float[Tensor, "b n hidden"]:
+        old = x[..., self.coordinate]
+        chosen = self.rows.to(x.device)[:, None] & (old.abs() >= self.above)
+        changed = x.clone()
+        changed[..., self.coordinate] = torch.where(chosen, self.value, old)
+        return changed
 
 
 @dataclass(frozen=True)
@@ -108,14 +144,26 @@ class LayerPlan:
     moves: tuple[MassMove, ...] = ()
     streams: tuple[Streaming, ...] = ()
     output_scale: Float[Tensor, "b h"] | None = None
+    overwrites: tuple[Overwrite, ...] = ()
 
     @property
     def reweighs(self) -> bool:
         return bool(self.weights or self.moves or self.streams)
 
-    def change(self, queries: Int[Tensor, "b n"], keys: Int[Tensor, "b m"]) -> Change:
-        """What kernels.reweight is to do to queries and keys that stand at these positions."""
+    def change(self, queries: Int[Tensor, "b n"], keys: Int[Tensor, "b m"], moved: Moved | None = None) -> Change:
+        """What kernels.reweight is to do to queries and keys that stand at these positions.
+
+        Raises HeadscopeError for positions inside a cache where queries can't be `moved`.
+        """
         device = queries.device
+
+        def stream(one: Streaming) -> Stream:
+            if not one.inside:
+                return Stream(one.heads.to(device), one.sink, one.window)
+            if moved is None:
+                raise HeadscopeError("Only a Tap can count a stream's positions inside its cache.")
+            return Stream(one.heads.to(device), one.sink, one.window, moved(queries.clamp_max(one.size - 1)))
+
         return Change(
             tuple(
                 Weight(w.keys.holds(keys), w.queries.holds(queries), w.factor.to(device), w.renormalise)
@@ -125,7 +173,7 @@ class LayerPlan:
                 Move(m.source.holds(keys), m.target.holds(keys), m.queries.holds(queries), m.share.to(device))
                 for m in self.moves
             ),
-            tuple(Stream(s.heads.to(device), s.sink, s.window) for s in self.streams),
+            tuple(stream(one) for one in self.streams),
         )
 
     def rows(self, index: Int[Tensor, " rows"]) -> "LayerPlan":
@@ -189,8 +237,21 @@ class Plan:
 
     @property
     def branchable(self) -> bool:
-        """Whether rows may decode side by side as branches of one prompt: queries and outputs are all it changes."""
+        """Whether rows may decode side by side as branches of one prompt: no attention weight is changed."""
         return not any(step.swaps or step.reweighs for step in self._steps)
+
+    def cache_size(self, layers: int) -> int | None:
+        """The most keys that a query of a prefill sees, however long the text; positions need reach no further.
+
+        None where some head of these layers does not stream with positions inside its cache.
+        """
+        size = 0
+        for layer in range(layers):
+            inside = [one for one in self.prefill.get(layer, LayerPlan()).streams if one.inside]
+            if not inside or not bool(reduce(or_, (one.heads for one in inside)).all()):
+                return None
+            size = max(size, *(one.size for one in inside))
+        return size
 
     def replaces_queries(self, layer: int) -> bool:
         steps = (self.prefill.get(layer), self.decode.get(layer))
@@ -199,6 +260,9 @@ class Plan:
     def swaps(self, layer: int) -> bool:
         """Whether some head of this layer follows another rule than softmax."""
         return any(step is not None and step.swaps for step in (self.prefill.get(layer), self.decode.get(layer)))
+
+    def overwrites(self, layer: int) -> bool:
+        return any(step is not None and step.overwrites for step in (self.prefill.get(layer), self.decode.get(layer)))
 
     def rows(self, index: Int[Tensor, " rows"]) -> "Plan":
         """The plan for some rows of the batch."""
@@ -263,6 +327,7 @@ def _stacked(steps: Sequence[LayerPlan]) -> LayerPlan:
         moves=tuple(replace(x, share=alone(i, x.share, 0.0)) for i, step in rows for x in step.moves),
         streams=tuple(replace(x, heads=alone(i, x.heads, False)) for i, step in rows for x in step.streams),
         output_scale=together([step.output_scale for step in steps], 1.0),
+        overwrites=tuple(replace(x, rows=alone(i, x.rows, False)) for i, step in rows for x in step.overwrites),
     )
 
 
@@ -280,7 +345,7 @@ def _each_tensor(value: Any, change: Any) -> Any:
     return value
 
 
-_WRITTEN = {kind.__name__: kind for kind in (LayerPlan, Positions, SpanWeight, MassMove, Streaming, Swap)}
+_WRITTEN = {kind.__name__: kind for kind in (LayerPlan, Positions, SpanWeight, MassMove, Streaming, Swap, Overwrite)}
 
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kernels.attention import visible_in, weights
-from kernels.statistics import CLIP, TOP, QueryWindow, Statistics, statistics
+from kernels.attention import visible_in
+from kernels.statistics import CLIP, TOP, QueryWindow, Statistics, map_statistics, statistics
 from probes.anatomy import LayerAnatomy
-from probes.call import AttentionCall
+from probes.call import PATTERN_TOKENS, AttentionCall
+from probes.errors import HeadscopeError
 
 
 class StatisticsReader:
@@ -47,7 +48,32 @@ class StatisticsReader:
         return members
 
     def read(self, call: AttentionCall) -> None:
-        found = statistics(
+        found = self._of_softmax(call) if call.rule is None else self._of_map(call)
+        self.found.setdefault((call.layer.stack, call.layer.index), []).append(found)
+
+    def _of_map(self, call: AttentionCall) -> Statistics:
+        if call.k.shape[2] > PATTERN_TOKENS:
+            raise HeadscopeError(
+                f"This model attends by {call.rule[0].name if call.rule else ''}, whose map is measured whole: "
+                f"{call.k.shape[2]} tokens are too many, {PATTERN_TOKENS} the most."
+            )
+        try:
+            return map_statistics(
+                call.pattern(),
+                call.sees(),
+                wanted=self.wanted,
+                query_positions=call.query_positions,
+                key_positions=call.key_positions,
+                spans=self._members(call),
+                windows=self.windows,
+                clip=self.clip,
+                top=self.top,
+            )
+        except ValueError as error:
+            raise HeadscopeError(f"{error}.") from error
+
+    def _of_softmax(self, call: AttentionCall) -> Statistics:
+        return statistics(
             call.q,
             call.k,
             scale=call.scale,
@@ -64,7 +90,6 @@ class StatisticsReader:
             clip=self.clip,
             top=self.top,
         )
-        self.found.setdefault((call.layer.stack, call.layer.index), []).append(found)
 
     def stacked(self, name: str, *, stack: str = "", forward: int = 0) -> Float[Tensor, "layer b h x"]:
         """One statistic of one forward pass, all layers of a stack together."""
@@ -91,14 +116,7 @@ class NeedleReader:
         if call.layer.stack or call.phase != "decode":
             return
         dtype = torch.promote_types(call.q.dtype, torch.float32)
-        p = weights(
-            call.q.to(dtype),
-            call.k.to(dtype),
-            scale=call.scale,
-            mask=call.mask,
-            softcap=call.layer.softcap,
-            sink=call.sink,
-        )[0, :, 0]
+        p = call.pattern()[0, :, 0]
         self.needle = self.needle.to(p.device)
         # The needle is masked, not picked out: picking makes a GPU wait for the CPU, thirty layers a token.
         member = torch.isin(call.key_positions[0], self.needle)

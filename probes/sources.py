@@ -10,8 +10,9 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -50,13 +51,17 @@ DEFAULT_MODEL = "smollm2-135m"
 
 @dataclass(frozen=True)
 class Source:
-    """Files to hand to Transformers. `location` is a folder or a hub id, `gguf` a file name inside the folder."""
+    """Files to hand to Transformers. `location` is a folder or a hub id, `gguf` a file name inside the folder.
 
-    kind: Literal["wheel", "folder", "gguf", "hub"]
+    tokenizer: the folder that holds it, where that is another.
+    """
+
+    kind: Literal["wheel", "shipped", "folder", "gguf", "hub"]
     location: str
     origin: str
     gguf: str | None = None
     files: tuple[Path, ...] = field(default=())
+    tokenizer: str | None = None
 
     def options(self) -> dict[str, str]:
         return {"gguf_file": self.gguf} if self.gguf else {}
@@ -73,6 +78,8 @@ def find_source(name: str) -> Source:
     """Raises HeadscopeError where a path is named but holds no model."""
     if name in SHORT_NAMES:
         return _short_name(name, SHORT_NAMES[name])
+    if name in pairs():
+        return _pair(pairs()[name])
     path = Path(name).expanduser()
     if path.is_dir():
         return _folder(path)
@@ -82,10 +89,17 @@ def find_source(name: str) -> Source:
         raise HeadscopeError(f"There is no model at {name}: no such file or folder.")
     if "/" not in name:
         raise HeadscopeError(
-            f"There is no model {name!r}: use {', '.join(SHORT_NAMES)}, a folder, a .gguf file, or a hub id such as "
+            f"There is no model {name!r}: use {', '.join([*SHORT_NAMES, *pairs()])}, a folder, a .gguf file, or a hub id such as "
             "Qwen/Qwen3-0.6B."
         )
     return Source(kind="hub", location=name, origin=f"hub:{name}")
+
+
+@cache
+def pairs() -> dict[str, str]:
+    """Small models that ship with headscope: short name to the rule by which their heads attend (probes.pairs)."""
+    folders = [entry.name for entry in files("data").joinpath("pairs").iterdir() if (entry / "config.json").is_file()]
+    return {f"pair-{rule.replace('_', '-')}": rule for rule in sorted(folders)}
 
 
 def is_installed(short: ShortName) -> bool:
@@ -159,6 +173,12 @@ def _short_name(name: str, short: ShortName) -> Source:
         origin=f"wheel:{short.wheel}",
         files=tuple(sorted(folder.glob("*.safetensors"))),
     )
+
+
+def _pair(rule: str) -> Source:
+    shipped = Path(str(files("data").joinpath("pairs")))
+    folder = _folder(shipped / rule)
+    return replace(folder, kind="shipped", origin="shipped with headscope", tokenizer=str(shipped / "tokenizer"))
 
 
 def _intact(folder: Path) -> bool:

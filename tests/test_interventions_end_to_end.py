@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import transformers
 
 from analysis import evaluation
 from analysis.cli import main
 from analysis.intervene import Point
 from analysis.runs import Run, find_run
-from probes.subject import Subject
 
 pytestmark = pytest.mark.model
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,18 +31,8 @@ RESULTS = ("cases.jsonl", "summary.json")
 
 
 @pytest.fixture(scope="module")
-def model(smollm: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two random layers of four heads that read the default model's tokens."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(smollm.tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=512, initializer_range=0.3,
-        bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("model")
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    smollm.tokenizer.save_pretrained(folder)
-    return folder
+def model(tiny_folder: Callable[..., Path]) -> Path:
+    return tiny_folder()
 
 
 @pytest.fixture(scope="module")

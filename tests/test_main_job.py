@@ -1,5 +1,7 @@
 """The main job on the default model, from the command to the dashboard: real weights, few and short prompts.
 
+Where only the sharing of the work counts, a tiny random model does it.
+
 pytest tests/test_main_job.py
 """
 
@@ -11,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,8 @@ from probes.tap import Tap
 
 pytestmark = pytest.mark.model
 ROOT = Path(__file__).resolve().parents[1]
-LENGTH = 320
-ASKED = ("--lengths", str(LENGTH), "--depths", "0.2,0.8", "--device", "cpu")
+LENGTH = 192
+ASKED = ("--lengths", str(LENGTH), "--depths", "0.2,0.8", "--new-tokens", "24", "--device", "cpu")
 RESULTS = ("cases.jsonl", "heads.parquet", "summary.json", "head_scores.json")
 
 
@@ -60,9 +62,31 @@ def scored(folder: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """What asks for four cases of a user's own, in the user's own text; their answers are short."""
+    folder = tmp_path_factory.mktemp("own")
+    text, cases = folder / "harbour.txt", folder / "own.jsonl"
+    text.write_text("The harbour was quiet that morning. Boats lay side by side. Nobody spoke a word. " * 40)
+    rows = [
+        {"question": f"What is the {what} called?", "needle": f"The {what} is called the {name}.",
+         "answer": f"the {name}", "haystack": str(text)}
+        for what, name in (("ferry to Lund", "Grey Heron"), ("inn on the quay", "Brass Lantern"))
+    ]  # fmt: skip
+    cases.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ("--cases", str(cases), *ASKED)
+
+
+@pytest.fixture(scope="module")
+def whole(own: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A retrieval run of them that nothing stopped."""
+    return finished(tmp_path_factory.mktemp("whole"), "retrieval", *own)
+
+
+@pytest.fixture(scope="module")
 def silenced(folder: Path, scored: Run) -> Run:
     """Its ten strongest heads silenced, on six cases of other needles and other texts."""
-    return finished(folder, "ablate", *ASKED, "--heads-from", scored.id, "--top", "10", "--meaning", "query_mean")
+    return finished(folder, "ablate", *ASKED, "--heads-from", scored.id, "--top", "10", "--meaning", "query_mean",
+                    "--controls", "2")  # fmt: skip
 
 
 def test_few_heads_fetch_the_fact_and_the_table_holds_every_head(scored: Run) -> None:
@@ -88,7 +112,7 @@ def test_silencing_the_strongest_heads_loses_the_fact_and_silencing_random_ones_
     assert [str(head) for head in sorted(top)] == sorted(
         (head["head"] for head in scored.summary()["top"]), key=parse_head
     )
-    assert len(sets) == 5
+    assert len(sets) == 2
     assert all(not control & top for control in sets.values())
 
 
@@ -110,8 +134,10 @@ def assert_same_results(folder: Path, whole: Run) -> None:
         assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes(), name
 
 
-def test_a_run_killed_in_the_middle_resumes_and_ends_with_the_same_bytes(scored: Run, tmp_path: Path) -> None:
-    arguments = ["retrieval", *ASKED, "--out", str(tmp_path)]
+def test_a_run_killed_in_the_middle_resumes_and_ends_with_the_same_bytes(
+    whole: Run, own: tuple[str, ...], tmp_path: Path
+) -> None:
+    arguments = ["retrieval", *own, "--out", str(tmp_path)]
     work = begun(arguments)
     deadline = time.monotonic() + 300
     while not (lines := [line for path in tmp_path.glob("*/cases.jsonl") for line in path.read_text().splitlines()]):
@@ -120,12 +146,12 @@ def test_a_run_killed_in_the_middle_resumes_and_ends_with_the_same_bytes(scored:
         time.sleep(0.05)
     work.send_signal(signal.SIGKILL)
     work.wait(timeout=30)
-    assert 1 <= len(lines) < 6
+    assert 1 <= len(lines) < 4
     [path] = tmp_path.iterdir()
     with (path / "cases.jsonl").open("a") as file:
         file.write('{"case": "half a li')  # as a kill in the middle of a write leaves it
     main_with([*arguments, "--resume", "last"])
-    assert_same_results(tmp_path, scored)
+    assert_same_results(tmp_path, whole)
 
 
 @pytest.mark.soak
@@ -146,10 +172,13 @@ def test_a_run_killed_again_and_again_at_any_moment_ends_with_the_same_bytes(sco
     assert_same_results(tmp_path, scored)
 
 
-def test_two_workers_give_the_same_cases_in_the_same_order(scored: Run, tmp_path: Path) -> None:
-    shared = finished(tmp_path, "retrieval", *ASKED, "--workers", "2")
-    assert [case["case"] for case in shared.cases()] == [case["case"] for case in scored.cases()]
-    assert [case["response"] for case in shared.cases()] == [case["response"] for case in scored.cases()]
+def test_two_workers_give_the_same_cases_in_the_same_order(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
+    arguments = ("retrieval", "--model", str(tiny_folder()), *ASKED)
+    alone = finished(tmp_path / "alone", *arguments)
+    shared = finished(tmp_path / "shared", *arguments, "--workers", "2")
+    assert len({case["response"] for case in alone.cases()}) == 6
+    assert [case["case"] for case in shared.cases()] == [case["case"] for case in alone.cases()]
+    assert [case["response"] for case in shared.cases()] == [case["response"] for case in alone.cases()]
 
 
 def test_continuations_decoded_side_by_side_are_those_decoded_one_by_one(smollm: Subject) -> None:
@@ -169,15 +198,10 @@ def test_continuations_decoded_side_by_side_are_those_decoded_one_by_one(smollm:
     assert any(told["response"] != together["baseline"]["response"] for told in together["conditions"].values())
 
 
-def test_a_users_own_case_and_text_are_taken(tmp_path: Path) -> None:
-    text = tmp_path / "harbour.txt"
-    text.write_text("The harbour was quiet that morning. Boats lay side by side. Nobody spoke a word. " * 40)
-    own = {"question": "What is the ferry to Lund called?", "needle": "The ferry to Lund is called the Grey Heron.",
-           "answer": "the Grey Heron", "haystack": str(text)}  # fmt: skip
-    (tmp_path / "own.jsonl").write_text(json.dumps(own) + "\n")
-    run = finished(tmp_path / "runs", "retrieval", "--cases", str(tmp_path / "own.jsonl"), *ASKED)
-    assert [case["haystack"] for case in run.cases()] == [str(text)] * 2
-    assert any("Grey Heron" in case["response"] for case in run.cases())
+def test_a_users_own_cases_and_text_are_taken(whole: Run, own: tuple[str, ...]) -> None:
+    assert [case["haystack"] for case in whole.cases()] == [str(Path(own[1]).with_name("harbour.txt"))] * 4
+    for name in ("Grey Heron", "Brass Lantern"):
+        assert any(name in case["response"] for case in whole.cases())
 
 
 def opened(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **address: str) -> Any:

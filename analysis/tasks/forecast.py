@@ -63,11 +63,14 @@ def judge_forecasts(
 def forecast(subject: Subject, ids: Int[Tensor, " n"], plan: Plan | None = None, *, first: int = 1) -> Forecast:
     """Loss and hit of the tokens at positions first, ..., n - 1, each from all tokens before it.
 
-    Raises HeadscopeError where `first` leaves no token to score or none before it, and for a text beyond the window.
+    Raises HeadscopeError where `first` leaves no token to score or none before it, and for a text beyond the window,
+    which only a plan can read under which every head streams with positions inside a cache that fits it.
     """
     if not 1 <= first < len(ids):
         raise HeadscopeError(f"first: a text of {len(ids)} tokens can be scored from 1 to {len(ids) - 1}, not {first}.")
-    check_length(subject, len(ids), 0)
+    size = None if plan is None else plan.cache_size(subject.anatomy.layers)
+    if size is None or size > subject.anatomy.context:
+        check_length(subject, len(ids), 0)
     ids = ids.to(subject.device)
     states = _states(subject, ids, plan)
     losses, hits = [], []

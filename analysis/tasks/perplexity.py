@@ -3,7 +3,8 @@
     (1 / stride) sum_i -log p(x_i | x_<i)      over the last `stride` tokens of each window of `tokens`
 
 Windows follow one another by `stride`, so that every token is scored once and with at least tokens - stride tokens
-before it. Perplexity is exp of the value.
+before it. Perplexity is exp of the value. A window may be longer than the model's where every head streams with
+positions inside its cache, stream(4, 252, cache) @ all: the model then reads a text of any length.
 """
 
 import random

@@ -16,12 +16,19 @@ from kernels.mechanisms.mechanism import Mechanism, Parameter
 GAMMA, ZETA = -0.025, 1.0  # the paper's for BERT
 
 
-def effective_map(call: Call, settings: Settings) -> Float[Tensor, "b h n m"]:
+def clipped(
+    p: Float[Tensor, "b h n m"], gamma: float | Tensor, zeta: float | Tensor = ZETA
+) -> Float[Tensor, "b h n m"]:
     """The probabilities, stretched and clipped; gamma is never above 0, so that a hidden key stays at 0."""
-    gamma, zeta = settings["gamma"], settings["zeta"]
+    return ((zeta - gamma) * p + gamma).clamp(0, 1)
+
+
+def effective_map(call: Call, settings: Settings) -> Float[Tensor, "b h n m"]:
+    """Clipped, with a gamma for each query where `alpha` is given."""
+    gamma = settings["gamma"]
     if "alpha" in settings:
         gamma = -settings["alpha"] / call.sees().sum(-1, keepdim=True).clamp_min(1)
-    return ((zeta - gamma) * softmax_map(call) + gamma).clamp(0, 1)
+    return clipped(softmax_map(call), gamma, settings["zeta"])
 
 
 MECHANISM = Mechanism(

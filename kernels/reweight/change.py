@@ -57,12 +57,15 @@ class Stream:
     """Its heads see the positions 0 to sink - 1 and the last `window` positions, the query's own included.
 
     Xiao et al., "Efficient Streaming Language Models with Attention Sinks" (ICLR 2024). Positions below 0 are padding
-    and never sinks. The leading dimension of `heads` is the batch or 1.
+    and never sinks. The leading dimension of `heads` is the batch or 1. sink_queries: the queries that the first `sink`
+    positions meet, where those are not the call's own: the paper's cache counts positions inside itself, so that a
+    query stands right behind its cache and the sinks never move away from it.
     """
 
     heads: Bool[Tensor, "b h"]
     sink: int
     window: int
+    sink_queries: Float[Tensor, "b h n d"] | None = None
 
     def __post_init__(self) -> None:
         _are_sets(self, "heads")
@@ -74,7 +77,16 @@ class Stream:
     def sees(self, query: Int[Tensor, "b n"], key: Int[Tensor, "b m"]) -> Bool[Tensor, "b 1 n m"]:
         """Which pairs of positions its heads see."""
         i, j = query[:, None, :, None], key[:, None, None, :]
-        return ((j >= 0) & (j < self.sink)) | ((j <= i) & (j > i - self.window))
+        return self.sinks(j) | ((j <= i) & (j > i - self.window))
+
+    def sinks(self, key: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        """Which of these positions are its sinks."""
+        return (key >= 0) & (key < self.sink)
+
+    def of_heads(self, index: list[int]) -> "Stream":
+        """The same, of some heads."""
+        queries = None if self.sink_queries is None else self.sink_queries[:, index]
+        return replace(self, heads=self.heads[:, index], sink_queries=queries)
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,7 @@ class Change:
         index = list(heads)
         weights = (replace(each, factor=each.factor[:, index]) for each in self.weights)
         moves = (replace(each, share=each.share[:, index]) for each in self.moves)
-        streams = (replace(each, heads=each.heads[:, index]) for each in self.streams)
+        streams = (each.of_heads(index) for each in self.streams)
         return Change(
             tuple(each for each in weights if bool((each.factor != 1).any())),
             tuple(each for each in moves if bool((each.share != 0).any())),
@@ -187,6 +199,12 @@ def check(call: Call, change: Change) -> None:
                 raise ValueError(
                     f"{name} of a {type(part).__name__} has the shape {shape}, and must have ({b} or 1, {widths[name]})"
                 )
+    for stream in change.streams:
+        if stream.sink_queries is not None and stream.sink_queries.shape != call.q.shape:
+            raise ValueError(
+                f"sink_queries of a Stream has the shape {tuple(stream.sink_queries.shape)}, and must have that of q, "
+                f"{tuple(call.q.shape)}"
+            )
 
 
 def _are_sets(part: object, *names: str) -> None:

@@ -60,16 +60,14 @@ def attend_columns(
     call: Call, of_key: Int[Tensor, "#b m"], log_weights: Float[Tensor, "#b h #n classes"]
 ) -> Float[Tensor, "b h n e"]:
     """Softmax attention with the log weights added to the logits. A row that sees no key comes out as anything."""
-    q, k, v, e = call.q, call.k, call.v, call.v.shape[-1]
+    q, k = call.q, call.k
     if log_weights.shape[-1] > 1:
         q, k = append_columns(q, k, of_key, log_weights, scale=call.scale)
-        wide = max(q.shape[-1], e)
-        q, k, v = (pad(x, (0, wide - x.shape[-1])) for x in (q, k, v))
     mask, causal = call.mask, False
     if mask is None and call.causal:
         causal = call.n == call.m
         mask = None if causal else visible_pairs(call.n, call.m, device=q.device)
-    return attend_quickly(q, k, v, scale=call.scale, mask=mask, causal=causal)[..., :e]
+    return attend_quickly(q, k, call.v, scale=call.scale, mask=mask, causal=causal)
 
 
 def attend_quickly(
@@ -81,10 +79,13 @@ def attend_quickly(
     mask: Tensor | None,
     causal: bool = False,
 ) -> Float[Tensor, "b h n e"]:
-    """SDPA by a fused kernel. causal: query i sees keys up to i; give no mask with it."""
+    """SDPA by a fused kernel, heads of unequal size filled up. causal: query i sees keys up to i; give no mask then."""
+    d, e = q.shape[-1], v.shape[-1]
+    if d != e:
+        q, k, v = (pad(x, (0, max(d, e) - x.shape[-1])) for x in (q, k, v))
     if q.is_cuda and q.dtype == torch.float32 and k.shape[1] != q.shape[1]:
         # PyTorch's fused kernels share KV heads in half precision only.
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(q.dtype)
-    return attend_fused(q, k, v, scale=scale, mask=mask, causal=causal)[0]
+    return attend_fused(q, k, v, scale=scale, mask=mask, causal=causal)[0][..., :e]

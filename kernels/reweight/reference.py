@@ -1,6 +1,7 @@
 """Changed softmax attention as the formulas read, dense: the specification of every other path.
 
-1. s_ij, logits as in kernels.attention.scores (scale, soft-cap, mask); a learned sink joins the normaliser.
+1. s_ij, logits as in kernels.attention.scores (scale, soft-cap, mask); a learned sink joins the normaliser. A Stream
+   that gives `sink_queries` takes these in place of q_i where j is one of its sinks.
 2. s_ij += log w for each renormalising Weight w; w = 0 hides the key, as each Stream hides what its heads do not see.
 3. p = softmax(s). A row left without a key is zero, and counted if it had one before.
 4. For each Move, in order, with a_i the row's mass on the source and t_i that on the target:
@@ -36,6 +37,11 @@ def attend_changed(call: Call, change: Change) -> Changed:
     """In the dtype of q."""
     mask = visible_pairs(call.n, call.m, causal=call.causal, device=call.q.device) if call.mask is None else call.mask
     logits = scores(call.q, call.k, scale=call.scale, mask=mask, softcap=call.softcap)
+    for stream in change.streams:
+        if stream.sink_queries is not None:
+            own = scores(stream.sink_queries.to(call.q), call.k, scale=call.scale, mask=mask, softcap=call.softcap)
+            sinks = stream.sinks(call.positions()[1])[:, None, None, :]
+            logits = torch.where(per_head(stream.heads) & sinks, own, logits)
     found = reweighted(logits, change, sink=call.sink, positions=call.positions())
     return Changed(mix(found.p, call.v), "reference", found.rows_without_key, found.rows_without_target)
 

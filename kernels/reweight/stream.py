@@ -1,6 +1,8 @@
 """Streaming heads in time linear in the length: a block of queries meets the sinks and the keys of its window only.
 
 All blocks but the first few see the same pattern of keys, so that many of them are one call with one small mask.
+Where the sinks meet queries of their own, q'_i, one product serves both: [q_i, q'_i].[k_j, 0] with a key of the window
+and [q_i, q'_i].[0, k_j] with a sink.
 """
 
 import torch
@@ -54,6 +56,10 @@ def _attend(
     b, blocks = call.q.shape[0], len(query)
     q = _blocks(call.q, query - (call.m - call.n))
     k, v = _blocks(call.k, key), _blocks(call.v, key)
+    if stream.sink_queries is not None:
+        sinks: Bool[Tensor, "keys 1"] = stream.sinks(key[0])[:, None]
+        q = torch.cat([q, _blocks(stream.sink_queries, query - (call.m - call.n))], -1)
+        k = torch.cat([k.masked_fill(sinks, 0), k.masked_fill(~sinks, 0)], -1)
     # The pattern of one block is that of all.
     visible: Bool[Tensor, "1 1 queries keys"] = stream.sees(query[:1], key[:1]) & (key[:1] <= query[0, :, None])
     if call.softcap is None and call.sink is None:

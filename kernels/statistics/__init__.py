@@ -3,7 +3,7 @@
 `statistics` is what everyone calls; `reference` is its specification, `request` says what may be asked.
 """
 
-from kernels.statistics.operation import statistics
+from kernels.statistics.operation import map_statistics, statistics
 from kernels.statistics.request import (
     CLIP,
     EDGES,
@@ -30,5 +30,6 @@ __all__ = [
     "QueryWindow",
     "Statistics",
     "Tile",
+    "map_statistics",
     "statistics",
 ]

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from kernels.statistics.reference import from_map
 from kernels.statistics.request import (
     CLIP,
     EDGES,
@@ -99,6 +100,30 @@ def statistics(
     )
     b, h, n, _ = q.shape
     return dict(zip(asked.results(b, h, n, m), tensors, strict=True))
+
+
+def map_statistics(
+    p: Float[Tensor, "b h n m"],
+    visible: Bool[Tensor, "b|1 h|1 n m"],
+    *,
+    wanted: Iterable[str],
+    query_positions: Int[Tensor, "b n"],
+    key_positions: Int[Tensor, "b m"],
+    spans: Mapping[str, Bool[Tensor, "b m"]] | None = None,
+    windows: Mapping[str, QueryWindow] | None = None,
+    clip: int = CLIP,
+    top: int = TOP,
+) -> Statistics:
+    """The same of a whole map that is no softmax of logits; in its entropy, what a row does not spend is one more key.
+
+    Raises ValueError for the log-sum-exp, which only a softmax has.
+    """
+    asked = request(
+        wanted, queries=p.shape[2], keys=p.shape[3], spans=spans, windows=windows, clip=clip, top=top
+    )  # fmt: skip
+    if "lse" in asked.wanted:
+        raise ValueError("the statistic 'lse' is that of a softmax, and these weights are none")
+    return from_map(p, visible, torch.zeros_like(p[..., 0]), query_positions, key_positions, asked, parks=True)
 
 
 def _answer(given: dict[str, Any], asked: Request, implementation: str) -> Statistics:

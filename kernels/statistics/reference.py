@@ -24,7 +24,7 @@ Per head
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kernels.attention.reference import log_sum_exp, scores, visible_in, visible_pairs
@@ -34,8 +34,22 @@ from kernels.statistics.request import Attention, Request, Statistics
 def statistics(attention: Attention, asked: Request) -> Statistics:
     """The whole map at once, in the dtype of q, or float32 where that is half precision."""
     visible, p, lse = whole_map(attention)
-    i = attention.query_positions[:, None, :, None]
-    j = attention.key_positions[:, None, None, :]
+    parks = attention.sink is not None
+    return from_map(p, visible, lse, attention.query_positions, attention.key_positions, asked, parks=parks)
+
+
+def from_map(
+    p: Float[Tensor, "b h n m"],
+    visible: Bool[Tensor, "b 1|h n m"],
+    lse: Float[Tensor, "b h n"],
+    query_positions: Int[Tensor, "b n"],
+    key_positions: Int[Tensor, "b m"],
+    asked: Request,
+    *,
+    parks: bool,
+) -> Statistics:
+    """The statistics of a map p with the rows' log-sum-exp. parks: what a row does not spend is on a sink without a key."""
+    i, j = query_positions[:, None, :, None], key_positions[:, None, None, :]
     away = (i - j).abs().to(p.dtype)
     found: Statistics = {}
     for name in asked.wanted:
@@ -43,17 +57,17 @@ def statistics(attention: Attention, asked: Request) -> Statistics:
             case "lse":
                 found[name] = lse
             case "entropy":
-                parked = (1 - p.sum(-1)).clamp_min(0) if attention.sink is not None else torch.zeros_like(lse)
+                parked = (1 - p.sum(-1)).clamp_min(0) if parks else torch.zeros_like(lse)
                 found[name] = -torch.special.xlogy(p, p).sum(-1) - torch.special.xlogy(parked, parked)
             case "distance":
                 found[name] = (p * away).sum(-1)
             case "clipped_distance":
                 found[name] = (p * away.clamp_max(asked.clip)).sum(-1)
             case "top_key" | "top_weight":
-                weight, key = strongest(p, attention.key_positions, 1)
+                weight, key = strongest(p, key_positions, 1)
                 found[name] = (key if name == "top_key" else weight)[..., 0].contiguous()
             case "top_keys" | "top_weights":
-                weight, key = strongest(p, attention.key_positions, asked.top)
+                weight, key = strongest(p, key_positions, asked.top)
                 found[name] = (key if name == "top_keys" else weight).contiguous()
             case "mass":
                 for span, members in asked.spans.items():
@@ -73,7 +87,7 @@ def statistics(attention: Attention, asked: Request) -> Statistics:
                 share = torch.stack(sums, dim=-1)
                 found[name] = share / share.sum(-1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny)
     for suffix, window in asked.over().items():
-        inside = window.holds(attention.query_positions, attention.key_positions)
+        inside = window.holds(query_positions, key_positions)
         for name in asked.per_key():
             found[name + suffix] = column(name, p * inside, visible & inside, i, j)
     return found

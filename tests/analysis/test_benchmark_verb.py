@@ -1,12 +1,12 @@
 """`headscope benchmark` from the command line: tasks of lm-evaluation-harness before and after, as a run."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 
 pytest.importorskip("lm_eval")
 
@@ -19,7 +19,6 @@ from analysis.cli import main
 from analysis.harness import evaluate_tasks
 from analysis.runs import Run, find_run
 from probes.plan import LayerPlan, Plan
-from probes.sources import find_source
 from probes.subject import load
 
 TASKS = Path(__file__).parent / "tasks_local"
@@ -29,18 +28,8 @@ pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a tiny random model that reads the default model's tokens."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(find_source("smollm2-135m").location)
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=128, initializer_range=0.3,
-    )  # fmt: skip
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+def model(tiny_folder: Callable[..., Path]) -> str:
+    return str(tiny_folder())
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """`headscope circuits` writes what the library reads off the weights, and refuses in a sentence."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from analysis.circuits import copying
 from analysis.cli import main
 from analysis.runs import list_runs
-from probes.subject import Subject
+from probes.subject import load
 
 pytestmark = pytest.mark.model
 
@@ -20,14 +21,16 @@ def run(*arguments: str) -> None:
 
 
 def test_a_run_holds_the_copying_scores_the_circuits_and_the_pairs(
-    tmp_path: Path, smollm: Subject, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("--heads", "top(copying, 2), L0H0", "--text", " Paris", "--out", str(tmp_path), "--json")
+    model = str(tiny_folder(layers=3))
+    asked = ("--model", model, "--heads", "top(copying, 2), L0H0", "--text", " Paris", "--out", str(tmp_path))
+    run(*asked, "--json")
     summary = json.loads(capsys.readouterr().out)["summary"]
     [made] = list_runs(tmp_path)[0]
     frame = made.heads()
-    scores = frame[frame["metric"] == "copying"]["value"].to_numpy().reshape(30, 9)
-    assert scores == pytest.approx(copying(smollm).values, abs=1e-4)
+    scores = frame[frame["metric"] == "copying"]["value"].to_numpy().reshape(3, 4)
+    assert scores == pytest.approx(copying(load(model)).values, abs=1e-4)
     assert {row["head"] for row in summary["heads"]} >= {"L0H0"}
     strongest = max(summary["heads"], key=lambda row: row["copying"])
     assert strongest["copying"] == pytest.approx(scores.max(), abs=1e-4)
@@ -36,7 +39,7 @@ def test_a_run_holds_the_copying_scores_the_circuits_and_the_pairs(
         pairs = summary["composition"][kind]
         assert [pair["score"] for pair in pairs] == sorted((pair["score"] for pair in pairs), reverse=True)
         assert not frame[frame["metric"] == f"composition_{kind}"]["value"].isna().any()
-    run("--heads", "top(copying, 2), L0H0", "--text", " Paris", "--out", str(tmp_path), "--resume", "last")
+    run(*asked, "--resume", "last")
     assert "looks for from" in capsys.readouterr().out
     assert len(list_runs(tmp_path)[0]) == 1
 

@@ -171,13 +171,13 @@ def test_the_order_of_the_sets_changes_nothing() -> None:
 def test_a_random_set_in_the_place_of_the_treated_ranks_evenly() -> None:
     generator = np.random.default_rng(0)
     ranks = []
-    for _ in range(60):
+    for _ in range(40):
         means = generator.random(4)
         values = (generator.random((4, 12)) + means[:, None]) / 2
         spread = shares(np.full(12, 0.5), values[0], values[1:]).spread
         assert spread is not None
         ranks.append(spread.rank)
-    assert min(np.bincount(ranks, minlength=5)[1:]) >= 6  # 15 expected of each
+    assert min(np.bincount(ranks, minlength=5)[1:]) >= 4  # 10 expected of each
 
 
 def test_without_controls_nothing_is_said_of_them() -> None:

@@ -1,17 +1,20 @@
 """An intervention is the same again after its text or JSON was read back, and a wrong one is refused by its field."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.intervene import Point, arms
 from analysis.interventions import (
     MEANINGS,
     Ablate,
     Intervention,
     MoveMass,
+    Overwrite,
     Scale,
     ShiftLogits,
     Stream,
@@ -22,6 +25,7 @@ from analysis.interventions import (
     written,
 )
 from probes.errors import HeadscopeError
+from probes.subject import Subject
 
 NUMBERS = st.floats(1e-6, 50)
 SPANS = st.sampled_from(["needle", "image", "object:cat", "0:4", "-8:", "needle+0:1", "all", "generated"])
@@ -29,7 +33,8 @@ OPERATIONS = st.one_of(
     st.sampled_from([Ablate(meaning) for meaning in MEANINGS]),
     st.builds(Scale, st.floats(-5, 5)),
     st.builds(Temperature, NUMBERS),
-    st.builds(Stream, st.integers(0, 9), st.integers(1, 999)),
+    st.builds(Stream, st.integers(0, 9), st.integers(1, 999), st.booleans()),
+    st.builds(Overwrite, st.integers(0, 999), st.floats(-1e5, 1e5), st.floats(0, 1e4)),
     st.builds(lambda gamma: Swap("clipped_softmax", (("gamma", gamma),)), st.floats(-0.5, 0)),
 )
 ON_SPANS = st.one_of(
@@ -73,6 +78,14 @@ def test_interventions_come_back_from_their_text_and_their_json_as_they_were(mad
         ("stream(-1, 4) @ L0H0", "sink: "),
         ("stream(4, 0) @ L0H0", "window: "),
         ("stream(4.5, 9) @ L0H0", "operation: .*whole numbers"),
+        ("stream(4, 9, plain) @ L0H0", "operation: .*stream"),
+        ("overwrite(5, 0) @ L0", "operation: .*overwrite"),
+        ("overwrite(5.5, 0, 100) @ L0", "coordinate: '5.5' is no whole number"),
+        ("overwrite(-1, 0, 100) @ L0", "coordinate: -1 is negative"),
+        ("overwrite(5, inf, 100) @ L0", "value: inf is no finite number"),
+        ("overwrite(5, 0, much) @ L0", "above: 'much' is no number"),
+        ("overwrite(5, 0, -2) @ L0", "above: -2 is negative: write 0"),
+        ("overwrite(5, 0, 100) @ L0 on last", "queries: overwrite.* acts whatever the query"),
         ("swap(no_such_rule) @ L0H0", "mechanism: "),
         ("swap(clipped_softmax, gamma=3) @ L0H0", "mechanism: .*gamma"),
         ("query_zero @ H4L17", "heads: "),
@@ -101,7 +114,10 @@ def test_a_wrong_intervention_is_refused_in_a_sentence_that_names_the_field(text
         ({"operation": "scale", "factor": 2, "heads": "L0H0", "colour": 1}, "colour: scale has no such field"),
         ({"operation": "ablate", "meaning": "silence", "heads": "L0H0"}, "meaning: "),
         ({"operation": "stream", "sink": 1.5, "window": 3, "heads": "L0H0"}, "sink: "),
+        ({"operation": "stream", "sink": 1, "window": 3, "inside": 1, "heads": "L0H0"}, "inside: "),
         ({"operation": "scale", "factor": 2, "heads": "L0H0", "phase": "never"}, "phase: "),
+        ({"operation": "overwrite", "coordinate": 5.0, "value": 0, "above": 1, "heads": "L0"}, "coordinate: 5.0 is no"),
+        ({"operation": "overwrite", "coordinate": 5, "value": 0, "heads": "L0"}, "above: overwrite needs it"),
     ],
 )
 def test_wrong_json_is_refused_in_a_sentence_that_names_the_field(data: dict[str, Any], field: str) -> None:
@@ -109,6 +125,25 @@ def test_wrong_json_is_refused_in_a_sentence_that_names_the_field(data: dict[str
         Intervention.from_json(data)
 
 
+def test_a_stream_counts_positions_outside_its_cache_where_nothing_else_is_said() -> None:
+    [inside] = parse("stream(4, 256, cache) @ all")
+    assert inside.operation == Stream(4, 256, inside=True)
+    [usual] = parse("stream(4, 256) @ all")
+    assert usual.operation == Stream(4, 256, inside=False)
+    assert usual == Intervention.from_json({"operation": "stream", "sink": 4, "window": 256, "heads": "all"})
+
+
 def test_numbers_keep_every_digit_in_the_text() -> None:
     [made] = parse(written([Intervention(Scale(1 / 3), "L0H0")]))
     assert made.operation == Scale(1 / 3)
+
+
+def test_what_overwrites_the_stream_has_no_random_heads_and_what_does_not_keeps_them(
+    tiny: Callable[..., Subject],
+) -> None:
+    asked = [Point("overwrite(3, 0, 100) @ L0"), Point("output_zero @ L0H1", (("heads", "one"),))]
+    found = arms(asked, tiny("llama").anatomy, None, controls=2, protected=frozenset(), seed=0)
+    assert [arm.name for arm in found] == [
+        "baseline", "treated", "heads=one", "heads=one/random/0", "heads=one/random/1"
+    ]  # fmt: skip
+    assert len(found[1].heads) == 4

@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from analysis import patch
 from analysis.cli import main
 from analysis.display import BLOCKS, heat_row
 from analysis.patching import patch_heads, stacked
 from analysis.runs import Run, find_run
-from probes.sources import find_source
 from probes.subject import load
 
 pytestmark = pytest.mark.model
@@ -24,18 +22,8 @@ Patched = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a tiny random model that reads the default model's tokens."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(find_source("smollm2-135m").location)
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=128, initializer_range=0.3,
-    )  # fmt: skip
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+def model(tiny_folder: Callable[..., Path]) -> str:
+    return str(tiny_folder(layers=3))
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """A second writing of attention and its statistics, in float64 and plain numpy, that shares no code with kernels/."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,26 @@ IMPLEMENTATIONS = [
     pytest.param(("blocked", True), id="blocked small"),
     pytest.param(("triton", True), id="triton small"),
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _language_searched_once() -> Iterator[None]:
+    """Triton's interpreter searches its language for what to patch at every call of a function: a third of its time."""
+    from triton.language.core import is_builtin
+    from triton.runtime import interpreter
+
+    @cache
+    def builtins_of(package: Any) -> list[str]:
+        return [name for name, member in inspect.getmembers(package) if is_builtin(member)]
+
+    def patch_builtins(package: Any, builder: Any, scope: Any) -> None:
+        for name in builtins_of(package):
+            if is_builtin(member := getattr(package, name)):
+                interpreter._patch_attr(package, name, member, builder, scope)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_builtin", patch_builtins)
+        yield
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)

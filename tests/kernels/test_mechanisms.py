@@ -195,7 +195,7 @@ class LargestTensor(TorchDispatchMode):
 
 @every_entry
 def test_the_map_of_a_long_prompt_is_never_held(entry: Mechanism) -> None:
-    n, h = 4096, 2
+    n, h = 3072, 2
     call, values = a_call(n, n, h=h, g=1), entry.settings(choices(entry, h)[0])
     with LargestTensor() as largest:
         entry.forward(call, values)

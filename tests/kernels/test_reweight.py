@@ -86,7 +86,7 @@ def random_mask(kind: str | None, b: int, h: int, n: int, m: int) -> Tensor | No
     return torch.randn(b, h, n, m).masked_fill(hidden, lowest)
 
 
-def random_change(b: int, h: int, n: int, m: int, weights: int, moves: int, streams: int) -> Change:
+def random_change(b: int, h: int, n: int, m: int, d: int, weights: int, moves: int, streams: int) -> Change:
     """Heads differ, some are left as they are, and sets overlap."""
 
     def keys() -> Tensor:
@@ -103,10 +103,14 @@ def random_change(b: int, h: int, n: int, m: int, weights: int, moves: int, stre
         sources, others = keys(), keys()
         return Move(sources, others & ~sources, queries(), torch.rand(b, h).masked_fill(torch.rand(b, h) < 0.3, 0.0))
 
+    def stream(place: int) -> Stream:
+        heads = torch.rand(b, h) < 0.5
+        return Stream(heads, 1 + place, 3 + place, torch.randn(b, h, n, d) if torch.rand(()) < 0.5 else None)
+
     return Change(
         tuple(Weight(keys(), queries(), factor().clamp_max(100), place % 2 == 0) for place in range(weights)),
         tuple(move() for _ in range(moves)),
-        tuple(Stream(torch.rand(b, h) < 0.5, place, 3 + place) for place in range(streams)),
+        tuple(stream(place) for place in range(streams)),
     )
 
 
@@ -139,7 +143,7 @@ def random_case(
     if gaps:
         keys = torch.randint(1, 4, (b, m)).cumsum(-1) - 4  # padding, text, and text with holes
         options |= {"query_positions": keys[:, past:], "key_positions": keys}
-    return Case(q, k, v, random_change(b, h, n, m, weights, moves, streams), options)
+    return Case(q, k, v, random_change(b, h, n, m, d, weights, moves, streams), options)
 
 
 def close(found: Changed, exact: Changed, tolerance: float = 1e-5) -> None:
@@ -147,6 +151,10 @@ def close(found: Changed, exact: Changed, tolerance: float = 1e-5) -> None:
     assert (found.output - exact.output).abs().max() <= tolerance * max(1, exact.output.abs().max()), found.path
     assert int(found.rows_without_key) == int(exact.rows_without_key), found.path
     assert int(found.rows_without_target) == int(exact.rows_without_target), found.path
+
+
+def capped(logits: Tensor, softcap: float | None) -> np.ndarray:
+    return (logits if softcap is None else softcap * torch.tanh(logits / softcap)).numpy()
 
 
 def row_by_row(case: Case, dense: Dense) -> tuple[np.ndarray, int, int]:
@@ -162,6 +170,7 @@ def row_by_row(case: Case, dense: Dense) -> tuple[np.ndarray, int, int]:
     def of(tensor: Tensor, batch: int) -> np.ndarray:
         return tensor.expand(b, -1)[batch].double().numpy()
 
+    group, met = h // call.k.shape[1], np.zeros((b, h, n, m))
     shift, sees = np.zeros((b, h, n, m)), visible.numpy().copy()
     for batch, head, row in np.ndindex(b, h, n):
         for weight in change.weights:
@@ -174,9 +183,15 @@ def row_by_row(case: Case, dense: Dense) -> tuple[np.ndarray, int, int]:
         for stream in change.streams:
             if of(stream.heads, batch)[head]:
                 at, keys = i[batch, row], j[batch]
-                near = (keys <= at) & (at - keys < stream.window)
-                sees[batch, head, row] &= ((keys >= 0) & (keys < stream.sink)) | near
-    added = torch.from_numpy(shift) if bias is None else torch.from_numpy(shift) + bias
+                near, first = (keys <= at) & (at - keys < stream.window), (keys >= 0) & (keys < stream.sink)
+                sees[batch, head, row] &= first | near
+                if stream.sink_queries is not None:
+                    own, usual = (
+                        capped(call.scale * x[batch, head, row].double() @ call.k[batch, head // group].T, call.softcap)
+                        for x in (stream.sink_queries, call.q)
+                    )
+                    met[batch, head, row, first] = (own - usual)[first]
+    added = torch.from_numpy(shift + met) if bias is None else torch.from_numpy(shift + met) + bias
     p = dense(
         call.q, call.k, scale=call.scale, visible=torch.from_numpy(sees), bias=added, softcap=call.softcap,
         sink=call.sink,
@@ -273,6 +288,33 @@ def test_streaming_heads_see_sinks_and_window_at_every_length(n: int, past: int,
     case = random_case(b=1, group=3, g=1, n=n, past=past)
     case = replace(case, change=Change(streams=(Stream(torch.ones(1, 3, dtype=torch.bool), sink, window),)))
     close(case.run("stream"), case.exact())
+
+
+@pytest.mark.parametrize(("n", "past"), [(1, 30), (150, 0), (90, 211)])
+@pytest.mark.parametrize(("sink", "window", "e"), [(0, 3, None), (4, 3, None), (3, 70, 5), (40, 100, 24), (3, 500, 8)])
+@pytest.mark.parametrize("special", [{}, {"softcap": 2.0}, {"sink": True}])
+def test_sinks_meet_queries_of_their_own_and_the_window_the_usual_ones(
+    n: int, past: int, sink: int, window: int, e: int | None, special: dict[str, Any]
+) -> None:
+    case = random_case(b=2, group=3, g=2, n=n, past=past, e=e, **special)
+    everyone = torch.ones(1, 6, dtype=torch.bool)
+    stream = Stream(everyone, sink, window, 2 * torch.randn_like(case.q))
+    found = replace(case, change=Change(streams=(stream,)))
+    for path in ("stream", "blocks"):
+        close(found.run(path), found.exact())
+    usual = replace(case, change=Change(streams=(Stream(everyone, sink, window),))).exact()
+    assert (found.exact().output - usual.output).abs().max() > (1e-2 if sink else -1)
+
+
+def test_a_query_between_its_sinks_and_its_window_weighs_each_by_its_own_product() -> None:
+    """Five keys, one sink, a window of two: query 4 sees keys 0, 3 and 4, and meets key 0 as log 6 instead of log 2."""
+    q, own = (torch.tensor([math.log(x)]).expand(1, 1, 5, 1) for x in (2.0, 6.0))
+    stream = Stream(torch.ones(1, 1, dtype=torch.bool), 1, 2, own)
+    for path in ("rows", "stream", "blocks"):
+        found = attend_changed(
+            q, torch.ones(1, 1, 5, 1), torch.eye(5)[None, None], scale=1.0, change=Change(streams=(stream,)), path=path
+        )
+        assert found.output[0, 0, 4].tolist() == pytest.approx([0.6, 0, 0, 0.2, 0.2])
 
 
 @pytest.mark.parametrize("special", [{"softcap": 2.0}, {"sink": True}])
@@ -583,6 +625,9 @@ WRONG: dict[str, Callable[[], object]] = {
     "source of a Move has 5 keys": lambda: Move(chosen(5, 0), chosen(4, 1), everything(4), torch.ones(1, 1)),
     "sink": lambda: Stream(torch.ones(1, 1, dtype=torch.bool), -1, 4),
     "window": lambda: Stream(torch.ones(1, 1, dtype=torch.bool), 1, 0),
+    "sink_queries of a Stream": lambda: even(
+        Change(streams=(Stream(torch.ones(1, 1, dtype=torch.bool), 1, 1, torch.ones(1, 1, 2, 8)),))
+    ),
     "heads of a Stream must be bool": lambda: Stream(torch.ones(1, 1), 1, 1),
     "change is empty": lambda: even(Change()),
     "scale": lambda: attend_changed(

@@ -103,44 +103,44 @@ def seen_through_views() -> Call:
 
 
 def per_head_mask() -> Call:
-    mask = lower(9, 11) & (torch.rand(2, 4, 9, 11) > 0.4)
-    return call(2, 4, 2, 9, 11, mask=mask)
+    mask = lower(9, 11) & (torch.rand(2, 2, 9, 11) > 0.4)
+    return call(2, 2, 1, 9, 11, mask=mask)
 
 
 def blinded(kind: str, **options: Any) -> Call:
     visible = lower(9, 9).clone()
     visible[4] = False
     visible[:, 3] = False
-    return call(1, 2, 1, 9, 9, mask=hidden(visible[None, None], kind), **options)
+    return call(1, 1, 1, 9, 9, mask=hidden(visible[None, None], kind), **options)
 
 
 CASES: dict[str, Callable[[], Call]] = {
     "one pair": lambda: call(1, 1, 1, 1, 1),
     "square": lambda: call(2, 2, 1, 13, 13),
-    "grouped heads": lambda: call(2, 6, 2, 13, 13),
-    "all heads on one key head": lambda: call(1, 5, 1, 7, 9),
+    "grouped heads": lambda: call(1, 6, 2, 13, 13),
+    "all heads on one key head": lambda: call(1, 3, 1, 7, 9),
     "decode": lambda: call(2, 2, 1, 1, 10),
     "decode, grouped, longer than a block": lambda: call(1, 4, 1, 1, 70),
     "chunk after a cache": lambda: call(2, 2, 1, 5, 17),
     "more queries than keys": lambda: call(1, 2, 1, 9, 4),
-    "no power of two": lambda: call(1, 2, 1, 67, 70),
-    "one over a power of two": lambda: call(1, 2, 1, 33, 65, d=8),
+    "no power of two": lambda: call(1, 2, 1, 37, 41),
+    "one over a power of two": lambda: call(1, 1, 1, 17, 33, d=8),
     "head size 3": lambda: call(1, 2, 1, 9, 9, d=3),
-    "head size 20": lambda: call(1, 2, 1, 18, 18, d=20),
-    "head size 64": lambda: call(1, 2, 1, 18, 18, d=64),
+    "head size 20": lambda: call(1, 1, 1, 18, 18, d=20),
+    "head size 64": lambda: call(1, 1, 1, 18, 18, d=64),
     "soft-cap": lambda: call(1, 2, 1, 13, 13, softcap=1.5),
-    "learned sinks": lambda: call(2, 4, 2, 13, 13, sink=torch.tensor([-4.0, 0.0, 1.5, 6.0])),
+    "learned sinks": lambda: call(1, 4, 2, 13, 13, sink=torch.tensor([-4.0, 0.0, 1.5, 6.0])),
     "learned sinks, decode": lambda: call(1, 2, 1, 1, 13, sink=torch.randn(2)),
     "learned sinks in half precision": lambda: call(1, 2, 1, 7, 7, sink=torch.randn(2).bfloat16()),
     "sliding window": lambda: call(1, 2, 1, 13, 17, window=4),
     "window of the query alone": lambda: call(1, 2, 1, 13, 13, window=1),
     "window wider than the keys": lambda: call(1, 2, 1, 5, 9, window=40),
     "window, soft-cap and sinks": lambda: call(2, 2, 1, 5, 17, window=3, softcap=1.0, sink=torch.randn(2)),
-    "long window": lambda: call(1, 1, 1, 66, 66, window=37),
+    "long window": lambda: call(1, 1, 1, 50, 50, window=37),
     "bidirectional": lambda: call(1, 2, 1, 13, 13, causal=False),
     "bidirectional window and sinks": lambda: call(1, 2, 1, 13, 13, causal=False, window=3, sink=torch.randn(2)),
-    "cross, more keys": lambda: call(2, 2, 1, 7, 19, causal=False),
-    "cross, more queries": lambda: call(2, 2, 1, 19, 7, causal=False),
+    "cross, more keys": lambda: call(1, 2, 1, 7, 19, causal=False),
+    "cross, more queries": lambda: call(1, 2, 1, 19, 7, causal=False),
     "left padding": lambda: call(2, 2, 1, 11, 11, padding=padded(11, 11, 0, 4)),
     "left padding, positions from the first real token": lambda: call(
         2, 2, 1, 11, 11, **with_padded_positions(11, 11, 0, 4)
@@ -155,7 +155,7 @@ CASES: dict[str, Callable[[], Call]] = {
     "mask of the lowest number": lambda: blinded("lowest"),
     "mask of the lowest half": lambda: blinded("half"),
     "mask of the lowest bfloat": lambda: blinded("bfloat"),
-    "mask of the lowest number and sinks": lambda: blinded("lowest", sink=torch.randn(2)),
+    "mask of the lowest number and sinks": lambda: blinded("lowest", sink=torch.randn(1)),
     "mask in float64": lambda: call(1, 2, 1, 5, 5, mask=torch.randn(1, 1, 5, 5, dtype=torch.float64)),
     "mask over a bidirectional map": lambda: call(1, 2, 1, 9, 12, causal=False, mask=torch.rand(1, 1, 9, 12) > 0.5),
     "mask, padding and window at once": lambda: call(
@@ -301,8 +301,8 @@ def test_a_long_map_by_blocks_equals_the_whole(m: int, measure: Measure) -> None
     )
 
 
-def test_a_map_of_4097_by_4097_by_blocks_equals_the_whole(measure: Measure) -> None:
-    n = 4097
+def test_a_map_of_many_blocks_a_side_equals_the_whole(measure: Measure) -> None:
+    n = 2049
     q, k = 2 * torch.randn(1, 1, n, 8, dtype=torch.float64), torch.randn(1, 1, n, 8, dtype=torch.float64)
     wanted = ["lse", "entropy", "distance", "mass", "received", "received_max", "mean_query", "tile_mean"]
     options = {"scale": 0.4, "wanted": wanted, "spans": halves(1, n), "tile": Tile((0, n), (0, n))}
@@ -342,21 +342,21 @@ def test_twice_the_length_never_takes_the_blocked_path_more_than_twice_as_large_
     own, given = blocked.statistics, []
     monkeypatch.setattr(blocked, "statistics", lambda *asked: given.append(asked) or own(*asked))
     sizes = []
-    for n in (1400, 2800):
+    for n in (1000, 2000):
         q, k, options = call(1, 1, 1, n, n, d=8, windows=WINDOWS, tile=Tile((0, n), (0, n), cells))
         statistics(q, k, wanted=STATISTICS, implementation="blocked", **options)
         with Largest() as seen:
             own(*given[-1])
         sizes.append(seen.size)
-    assert 1400 <= sizes[0] <= sizes[1] <= 2 * sizes[0]
-    assert sizes[1] < 2800 * 2800
+    assert 1000 <= sizes[0] <= sizes[1] <= 2 * sizes[0]
+    assert sizes[1] < 2000 * 2000
 
 
-@pytest.mark.parametrize("case", ["no power of two", "decode", "learned sinks"])
+@pytest.mark.parametrize(("n", "m"), [(67, 70), (1, 10), (13, 13)])
 def test_triton_in_tiles_of_its_own_size_equals_the_plain_one(
-    case: str, measure: Measure, plain: Plain, assert_same: Same
+    n: int, m: int, measure: Measure, plain: Plain, assert_same: Same
 ) -> None:
-    q, k, options = CASES[case]()
+    q, k, options = call(1, 2, 1, n, m, sink=torch.tensor([-4.0, 1.5]))
     found = measure(q, k, wanted=STATISTICS, implementation="triton", **options)
     assert_same(found, plain(q, k, **options))
 
@@ -431,7 +431,7 @@ def hold(implementation: str, shape: st.SearchStrategy[Shape], check: Callable[[
     slow = implementation == "triton" and not torch.cuda.is_available()
     shape = shape.filter(lambda each: not (slow and each.dtype == torch.bfloat16))
     phases = [phase for phase in Phase if not (slow and phase is Phase.shrink)]
-    settings(max_examples=2 if slow else 40, deadline=None, phases=phases)(given(shape)(check))()
+    settings(max_examples=2 if slow else 25, deadline=None, phases=phases)(given(shape)(check))()
 
 
 def test_every_statistic_equals_the_plain_one_at_any_shape(
@@ -559,10 +559,10 @@ def test_the_distance_histogram_shares_out_all_the_attention(
 
 
 def test_heads_in_another_order_give_their_numbers_in_that_order(implementation: str, measure: Measure) -> None:
-    q, k, options = call(2, 6, 3, 9, 13, sink=torch.randn(6), mask=torch.randn(1, 6, 9, 13))
+    q, k, options = call(1, 4, 2, 9, 13, sink=torch.randn(4), mask=torch.randn(1, 4, 9, 13))
     asked = {"wanted": STATISTICS, "implementation": implementation, "windows": {"late": QueryWindow(start=5)}}
-    groups = torch.tensor([2, 0, 1])
-    heads = torch.tensor([5, 4, 0, 1, 3, 2])  # by whole groups, and within a group
+    groups = torch.tensor([1, 0])
+    heads = torch.tensor([3, 2, 0, 1])  # by whole groups, and within a group
     before = measure(q, k, **asked, **options)
     options |= {"sink": options["sink"][heads], "mask": options["mask"][:, heads]}
     after = measure(q[:, heads], k[:, groups], **asked, **options)
@@ -571,18 +571,18 @@ def test_heads_in_another_order_give_their_numbers_in_that_order(implementation:
 
 
 def test_grouped_heads_are_read_one_by_one_not_averaged_over_the_group(implementation: str, measure: Measure) -> None:
-    q, k, options = call(1, 6, 2, 9, 9)
+    q, k, options = call(1, 4, 2, 9, 9)
     asked = {"wanted": STATISTICS, "implementation": implementation, **options}
     together = measure(q, k, **asked)
-    for head in range(6):
-        alone = measure(q[:, head, None], k[:, head // 3, None], **asked)
+    for head in range(4):
+        alone = measure(q[:, head, None], k[:, head // 2, None], **asked)
         for name, value in alone.items():
             assert torch.allclose(together[name][:, head].double(), value[:, 0].double(), atol=1e-5), name
     assert (together["entropy"][:, 0] - together["entropy"][:, 1]).abs().max() > 1e-3
 
 
 def test_prompts_of_a_batch_do_not_meet(implementation: str, measure: Measure) -> None:
-    q, k, options = call(2, 4, 2, 9, 11, padding=padded(9, 11, 0, 3))
+    q, k, options = call(2, 2, 1, 9, 11, padding=padded(9, 11, 0, 3))
     asked = {"wanted": STATISTICS, "implementation": implementation, **options}
     together = measure(q, k, **asked)
     alone = asked | {"padding": options["padding"][1:], "spans": {n: s[1:] for n, s in options["spans"].items()}}
@@ -591,7 +591,7 @@ def test_prompts_of_a_batch_do_not_meet(implementation: str, measure: Measure) -
 
 
 def test_left_padding_gives_the_numbers_of_the_prompt_without_it(implementation: str, measure: Measure) -> None:
-    q, k, options = call(1, 4, 2, 11, 11, **with_padded_positions(11, 11, 4))
+    q, k, options = call(1, 2, 1, 11, 11, **with_padded_positions(11, 11, 4))
     wanted = [name for name in STATISTICS if not name.startswith("tile")]
     asked = {"wanted": wanted, "implementation": implementation, "scale": 0.5, "top": 4}
     spans = {"start": torch.arange(7)[None] < 2}
@@ -799,7 +799,7 @@ def test_large_logits_neither_overflow_nor_vanish(size: float, implementation: s
 def test_half_precision_inputs_are_read_in_float32(
     dtype: torch.dtype, implementation: str, measure: Measure, plain: Plain, assert_same: Same
 ) -> None:
-    q, k, options = call(1, 4, 2, 19, 19, d=16)
+    q, k, options = call(1, 2, 1, 19, 19, d=16)
     q, k = q.to(dtype), k.to(dtype)
     skip_what_cannot_be_interpreted(implementation, q)
     wanted = [name for name in STATISTICS if name not in ("top_key", "top_keys")]
@@ -820,7 +820,7 @@ def test_float64_inputs_are_computed_in_float64(
 
 def test_what_goes_in_comes_out_unchanged(implementation: str) -> None:
     q, k, options = call(
-        2, 4, 2, 9, 11, sink=torch.randn(4), mask=torch.randn(2, 1, 9, 11), padding=padded(9, 11, 0, 3)
+        2, 2, 1, 9, 11, sink=torch.randn(2), mask=torch.randn(2, 1, 9, 11), padding=padded(9, 11, 0, 3)
     )
     options["lse"] = statistics(q, k, wanted=["lse"], implementation="reference", **options)["lse"]
     tensors = [q, k, *(value for value in options.values() if isinstance(value, Tensor)), *options["spans"].values()]

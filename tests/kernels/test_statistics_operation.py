@@ -229,17 +229,14 @@ def compiling() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(("backend", "sizes"), [("eager", [(9, 12)]), ("aot_eager", [(9, 12), (7, 10)])])
-def test_a_compiled_function_keeps_the_operation_whole(
-    backend: str, sizes: list[tuple[int, int]], implementation: str, device: str
-) -> None:
+def test_a_compiled_function_keeps_the_operation_whole(implementation: str, device: str) -> None:
     def entropies(q: Tensor, k: Tensor, options: dict[str, Any]) -> dict[str, Tensor]:
         found = statistics(q * 2, k, implementation=implementation, **options)
         return found | {"certainty": -found["entropy"]}
 
     with compiling():
-        compiled = torch.compile(entropies, fullgraph=True, backend=backend)
-        for n, m in sizes:  # the second are symbols to the compiler
+        compiled = torch.compile(entropies, fullgraph=True, backend="aot_eager")
+        for n, m in ((9, 12), (7, 10)):  # the second are symbols to the compiler
             q, k, options = call(n, m, device)
             assert_equal(compiled(q, k, options), entropies(q, k, options))
 

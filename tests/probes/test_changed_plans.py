@@ -197,7 +197,9 @@ def test_tensors_that_do_not_fit_a_layer_are_refused_in_a_sentence(tiny: Build, 
         prefill_and_decode(tiny("llama"), some_tokens(15), plan)
 
 
-@pytest.mark.parametrize("text", [*OPERATIONS, *COMPOSED, "swap(clipped_softmax, gamma=-0.1) @ L0H2"])
+@pytest.mark.parametrize(
+    "text", [*OPERATIONS, *COMPOSED, "swap(clipped_softmax, gamma=-0.1) @ L0H2", "overwrite(3, 0.1, 2) @ L0"]
+)
 def test_a_plan_comes_back_from_bytes_as_it_was(tiny: Build, some_tokens: Tokens, text: str) -> None:
     subject, ids = tiny("llama"), some_tokens(15)
     plan = compile_plan(subject.anatomy, parse(text), prompt_of(ids[0, :12]))
@@ -221,6 +223,10 @@ def test_a_plan_comes_back_from_bytes_as_it_was(tiny: Build, some_tokens: Tokens
         ("query_zero @ L0H0; temperature(2) @ L0H0", "contradict"),
         ("swap(off_by_one) @ L0; swap(clipped_softmax) @ L0H1", "contradict each other on L0H1"),
         ("swap(off_by_one) @ L0; weight(needle, 2) @ L0H1", "contradict each other on L0H1"),
+        ("overwrite(3, 0, 100) @ L0H1", "heads: overwrite acts on a layer's residual stream: name layers such as L4"),
+        ("overwrite(3, 0, 100) @ L0, L1G0", "name layers such as L4"),
+        ("overwrite(32, 0, 100) @ L0", "coordinate: 32 is beyond this model's residual stream, .* 0 to 31"),
+        ("overwrite(3, 0, 100) @ L0-1; overwrite(3, 1, 0) @ L1", "a coordinate is overwritten once"),
         ("stream(1, 2) @ L0; stream(1, 3) @ L0H1", "contradict each other on L0H1"),
         ("knock_out(needle) @ L0; weight(needle, 2) @ L0H1", "contradict each other on L0H1"),
     ],
@@ -239,6 +245,7 @@ def test_operations_of_different_phases_or_queries_do_not_contradict_each_other(
     for text in (
         "output_zero @ L0H0 in prefill; scale(2) @ L0H0 in decode",
         "knock_out(needle) @ L0H0 on question; weight(needle, 2) @ L0H0 on last",
+        "output_zero @ L0; overwrite(3, 0, 100) @ L0; overwrite(4, 0, 100) @ L0",
     ):
         compile_plan(tiny("llama").anatomy, parse(text), prompt)
 

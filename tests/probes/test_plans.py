@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from probes.blocks import block_module
 from probes.call import AttentionCall
 from probes.generation import greedy, greedy_branches, prefill
-from probes.plan import LayerPlan, Plan
+from probes.plan import LayerPlan, Overwrite, Plan
 from probes.subject import Subject
 from probes.tap import Tap
 
@@ -135,6 +136,73 @@ def test_a_plan_acts_in_its_own_phase_only(tiny: Build, some_tokens: Tokens, pha
     assert torch.equal(plain[0], changed[0]) == (phase == "decode")
     assert torch.equal(plain[2], changed[2]) == (phase == "decode")
     assert not torch.equal(plain[1], changed[1])
+
+
+def overwriting(rows: list[bool], *given: tuple[int, float, float]) -> LayerPlan:
+    return LayerPlan(overwrites=tuple(Overwrite(torch.tensor(rows), *each) for each in given))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "gpt_oss", "llava"])
+def test_overwriting_a_coordinate_equals_editing_the_blocks_output_by_hand(
+    tiny: Build, some_tokens: Tokens, family: str
+) -> None:
+    subject, ids = tiny(family), some_tokens(9, batch=2)
+    block = block_module(subject, subject.anatomy.decoder[0])
+    seen: list[Tensor] = []
+
+    def by_hand(_: object, __: object, output: Tensor) -> Tensor:
+        seen.append(output)
+        edited = output.clone()
+        for token in range(9):
+            if abs(float(output[1, token, 5])) >= above:
+                edited[1, token, 5] = -4.0
+        edited[1, :, 7] = 0.5
+        return edited
+
+    with Tap(subject):
+        above = float(subject.model(ids, output_hidden_states=True).hidden_states[1][1, :, 5].abs().median())
+        with block.register_forward_hook(by_hand):
+            expected = subject.model(ids).logits
+    assert 0 < int((seen[0][1, :, 5].abs() < above).sum()) < 9
+    found = planned(subject, ids, Plan({0: overwriting([False, True], (5, -4.0, above), (7, 0.5, 0.0))}))
+    assert torch.equal(found, expected)
+    assert torch.equal(found[0], subject_logits(subject, ids)[0])
+    assert not close(found[1], subject_logits(subject, ids)[1])
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_an_overwrite_acts_in_its_own_phase_only(tiny: Build, some_tokens: Tokens, phase: str) -> None:
+    subject, ids = tiny("llama"), some_tokens(9)
+
+    def both(plan: Plan) -> tuple[Tensor, Tensor]:
+        cache = DynamicCache(config=subject.model.config)
+        with Tap(subject, plan=plan):
+            first = subject.model(ids[:, :8], past_key_values=cache).logits
+            return first, subject.model(ids[:, 8:], past_key_values=cache).logits
+
+    plain, changed = both(Plan()), both(Plan(**{phase: {0: overwriting([True], (5, 9.0, 0.0))}}))
+    assert torch.equal(plain[0], changed[0]) == (phase == "decode")
+    assert not torch.equal(plain[1], changed[1])
+
+
+def test_stacked_plans_overwrite_each_its_own_row_and_branches_decode_under_them(
+    tiny: Build, some_tokens: Tokens
+) -> None:
+    subject, ids = tiny("llama"), some_tokens(11)[0]
+    steps = [overwriting([True], (5, 9.0, 0.0)), LayerPlan(), overwriting([True], (6, -9.0, 0.0), (5, 2.0, 1.0))]
+    plans = [Plan({0: step}, {0: step}) for step in steps]
+    stacked = Plan.stack(plans)
+    assert stacked.branchable
+    together = planned(subject, ids.expand(3, -1), stacked)
+    for row, plan in enumerate(plans):
+        assert close(together[row, None], planned(subject, ids[None], plan))
+        assert close(together[row, None], planned(subject, ids[None], stacked.rows(torch.tensor([row]))))
+    answers = greedy_branches(subject, prefill(subject, ids), int(ids[-1]), 5, stacked, 3)
+    for answer, plan in zip(answers, plans, strict=True):
+        cache = prefill(subject, ids)
+        with Tap(subject, plan=plan):
+            assert answer == greedy(subject, cache, int(ids[-1]), 5)
+    assert answers[0] != answers[1]
 
 
 def random_plan(branches: int) -> Plan:

@@ -292,17 +292,17 @@ def test_mean_queries_are_the_mean_of_the_projections_output(tiny: Build, some_t
 
 @pytest.mark.model
 def test_the_default_models_statistics_equal_those_of_its_own_maps(smollm: Subject, own_attention: Any) -> None:
-    words = "The lighthouse keeper counted seventeen ships before the fog came in, and wrote each name down. " * 20
-    ids = smollm.tokenizer(words, return_tensors="pt")["input_ids"][:, :300]
+    words = "The lighthouse keeper counted seventeen ships before the fog came in, and wrote each name down. " * 8
+    ids = smollm.tokenizer(words, return_tensors="pt")["input_ids"][:, :120]
     span = list(range(40, 60))
-    plain = steps(smollm.model, ids, 298)
+    plain = steps(smollm.model, ids, 118)
     with Tap(smollm, readers=[StatisticsReader(WANTED, {"span": span})]) as tap:
-        assert torch.equal(steps(smollm.model, ids, 298), plain)
+        assert torch.equal(steps(smollm.model, ids, 118), plain)
     reader = tap.readers[0]
     assert isinstance(reader, StatisticsReader)
     with own_attention(smollm) as model:
         cache = DynamicCache(config=model.config)
-        parts = ids.split([298, 1, 1], dim=1)
+        parts = ids.split([118, 1, 1], dim=1)
         maps = [model(input_ids=part, past_key_values=cache, output_attentions=True).attentions for part in parts]
     for forward, layers in enumerate(maps):
         for layer, p in enumerate(layers):

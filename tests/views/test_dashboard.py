@@ -239,13 +239,20 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture
-def tab(browser: Any) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def desktop(browser: Any) -> Iterator[Any]:
+    """One for all tests: what the first tab downloads, the later ones have."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def tab(desktop: Any) -> Iterator[Any]:
+    page = desktop.new_page()
     page.set_default_timeout(PATIENCE)
     yield page
-    context.close()
+    page.close()
 
 
 @pytest.mark.browser
