@@ -19,6 +19,9 @@ page = st.navigation(
         st.Page("views/head.py", title="Head", icon=":material/search:", url_path="head"),
         st.Page("views/needles.py", title="Needles", icon=":material/find_in_page:", url_path="needles"),
         st.Page("views/ablation.py", title="Ablation", icon=":material/content_cut:", url_path="ablation"),
+        st.Page("views/sinks.py", title="Sinks", icon=":material/local_parking:", url_path="sinks"),
+        st.Page("views/roles.py", title="Roles", icon=":material/badge:", url_path="roles"),
+        st.Page("views/pairs.py", title="Pairs", icon=":material/compare:", url_path="pairs"),
     ]
 )
 try:

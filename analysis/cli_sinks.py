@@ -121,3 +121,36 @@ def pairs(
     from analysis.display import Handling
 
     comparing.pairs(comparing.Asked(models, windows, device, seed), Handling(out, resume, workers, as_json, dry_run))
+
+
+@app.command()
+def evict(
+    budget: Annotated[int, typer.Option(min=2, help="Keys that a streaming cache holds.")] = 256,
+    sink: Annotated[int, typer.Option(min=1, help="How many of them are first tokens.")] = 4,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of each window; the second half is scored.")] = 1024,
+    count: Annotated[int, typer.Option(min=2, help="Windows of text.")] = 32,
+    model: Annotated[str | None, typer.Option(help="Short name, folder, .gguf file or hub id.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Out = Path("runs"),
+    resume: Resume = None,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """What does a model lose without its sinks, and without its massive activations?
+
+    Examples:
+
+    - `headscope evict`
+    - `headscope evict --budget 512 --sink 1 --tokens 4096 --count 8`
+    - `headscope evict --model pair-softmax --tokens 512 --budget 64`
+    """
+    from analysis import eviction
+    from analysis.display import Handling
+
+    eviction.evict(
+        eviction.Eviction(budget, sink, tokens, count), model, device, dtype, seed,
+        Handling(out, resume, workers, as_json, dry_run),
+    )  # fmt: skip

@@ -261,6 +261,7 @@ _SHOWN = {
     "patch": _show_patch,
     "circuits": _show_circuits,
     "sinks": sink_tables.show,
+    "evict": _show_points,
     "heads": role_tables.show,
     "pairs": pair_tables.show,
 }

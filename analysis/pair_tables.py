@@ -9,9 +9,8 @@ from analysis.runs import Run
 
 TITLES = {
     "loss": "loss",
-    "int8_loss": "8-bit loss",
-    "int8_rise": "8-bit minus float",
-    "first_share": "on the first token",
+    "int8_rise": "8-bit rise",
+    "first_share": "first token",
     "sink_rate": "sink rate",
     "largest_activation": "largest |x|",
     "kurtosis": "kurtosis",
@@ -26,10 +25,11 @@ def show(run: Run) -> None:
     table = Table("model", *TITLES.values())
     for row in summary["models"]:
         estimates = (row[name] for name in TITLES)
-        cells = (f"{each['value']:.3g} \\[{each['low']:.3g}, {each['high']:.3g}]" for each in estimates)
+        cells = (f"{each['value']:.2g}\n{each['low']:.2g} to {each['high']:.2g}" for each in estimates)
         table.add_row(Path(row["model"]).name, *cells)
     console.print(table)
     console.print(
-        f"{summary['windows']} windows of {summary['tokens']} tokens of held-out text; losses in nats per token; largest "
-        "|x|: of the residual stream, mean over layers; kurtosis: mean over activations and layers."
+        f"{summary['windows']} windows of {summary['tokens']} tokens of held-out text. loss: nats per token, and what "
+        "8-bit weights and activations add; first token: share of all attention; largest |x|: of the residual stream, "
+        "mean over layers; kurtosis: mean over activations and layers; unspent: attention that goes nowhere."
     )

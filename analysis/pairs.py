@@ -106,8 +106,8 @@ def held_out(subject: Subject, count: int) -> tuple[list[Int[Tensor, " n"]], lis
     starts = np.linspace(0, len(ids) - size, count + CALIBRATION).astype(int)
     if len(ids) < size * (count + CALIBRATION):
         raise HeadscopeError(
-            f"--windows: {count} windows and {CALIBRATION} more that fix the ranges take {size * (count + CALIBRATION)} "
-            f"tokens, and the held-out text has {len(ids)}: ask for at most {len(ids) // size - CALIBRATION}."
+            f"--windows: {count} windows, and {CALIBRATION} more that fix ranges, need more than the held-out text's "
+            f"{len(ids)} tokens: ask for at most {len(ids) // size - CALIBRATION}."
         )
     every = [torch.cat([torch.tensor(first, dtype=torch.long), ids[start : start + size]]) for start in starts]
     fixing = set(np.linspace(0, len(every) - 1, CALIBRATION).astype(int).tolist())

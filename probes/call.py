@@ -25,7 +25,8 @@ class AttentionCall:
 
     Positions count prompt tokens from 0; padding on the left has negative positions. A key slot of an evicting cache
     keeps the position of the token that it holds; at_slots says that positions are slots, the last query sitting on the
-    last key. rule: the model's own, where it is no softmax. branched: the prompt's keys are shared by the rows and not among k and v.
+    last key. rule: the model's own, where it is no softmax.
+    branched: the prompt's keys are shared by the rows and not among k and v.
 
     The model's own forward runs when its output, or the log-sum-exp that comes with it, is first asked for.
     """

@@ -34,8 +34,8 @@ def changed_output(
 
     if call.rule is not None and step.reweighs:
         raise HeadscopeError(
-            f"Layer {call.layer.index} attends by {call.rule[0].name}, and only the weights of a softmax can be changed: "
-            "change queries, outputs or the rule."
+            f"Layer {call.layer.index} attends by {call.rule[0].name}, and only a softmax's weights can be changed: "
+            "change its queries, its outputs or the rule."
         )
     if step.reweighs:
         found = attend_changed(

@@ -88,9 +88,9 @@ def find_source(name: str) -> Source:
     if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise HeadscopeError(f"There is no model at {name}: no such file or folder.")
     if "/" not in name:
+        known = ", ".join([*SHORT_NAMES, *pairs()])
         raise HeadscopeError(
-            f"There is no model {name!r}: use {', '.join([*SHORT_NAMES, *pairs()])}, a folder, a .gguf file, or a hub id such as "
-            "Qwen/Qwen3-0.6B."
+            f"There is no model {name!r}: use {known}, a folder, a .gguf file, or a hub id such as Qwen/Qwen3-0.6B."
         )
     return Source(kind="hub", location=name, origin=f"hub:{name}")
 

@@ -13,6 +13,7 @@ from analysis.runs import Run
 from views import reading
 
 OF_ONE_RUN = ("case", "cell", "condition", "meaning", "k", "only")  # choices that mean nothing in another run
+OF_ONE_COMMAND = ("metric",)  # ... and in a run of another command
 
 
 def pick(
@@ -42,6 +43,25 @@ def pick(
         )
     show(name, current)
     return current
+
+
+def pick_several(label: str, name: str, options: Sequence[str], *, words: Callable[[str], str] = str) -> list[str]:
+    """Some of `options`, all at first, held in the URL as `name` with commas between them."""
+    asked = st.query_params.get(name, _memory().get(name, "")).split(",")
+    key = f"pick-{name}"
+    st.session_state[key] = [option for option in options if option in asked] or list(options)
+
+    def follow() -> None:
+        show(name, ",".join(st.session_state[key]))
+
+    chosen = st.pills(label, options, selection_mode="multi", key=key, format_func=words, on_change=follow)
+    show(name, ",".join(chosen))
+    return chosen
+
+
+def open_head(run: str, head: str) -> None:
+    """Go to the page of a head."""
+    st.switch_page("views/head.py", query_params={"run": run, "head": head})
 
 
 def show(name: str, value: str) -> None:
@@ -108,7 +128,9 @@ def _follow(name: str) -> None:
 
 
 def change_run(run: str) -> None:
-    for name in OF_ONE_RUN:
+    commands = {each.id: reading.command(each) for each in reading.runs()[0]}
+    same = commands.get(run) == commands.get(_memory().get("run", ""))
+    for name in OF_ONE_RUN if same else OF_ONE_RUN + OF_ONE_COMMAND:
         _memory().pop(name, None)
         st.query_params.pop(name, None)
     _memory()["run"] = run

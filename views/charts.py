@@ -3,7 +3,7 @@
 Grids are Altair rects: a click on a Plotly heat map reaches no one in Streamlit 1.67 (streamlit/streamlit#8760).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import altair as alt
@@ -13,6 +13,26 @@ ABLATED = "#d55e00"
 CONTROL = "#3d8fc4"
 NEUTRAL = "#888888"
 Layers = alt.LayerChart | alt.FacetChart
+
+# Okabe and Ito's, which the common colour blindnesses leave apart; letters for a page in grey.
+ROLE_COLOURS = {
+    "sink": "#56b4e9",
+    "do-nothing": "#f0e442",
+    "local": "#009e73",
+    "previous-token": "#0072b2",
+    "induction": "#cc79a7",
+    "duplicate-token": "#e69f00",
+    "retrieval": "#d55e00",
+}
+ROLE_LETTERS = {
+    "sink": "S",
+    "do-nothing": "N",
+    "local": "L",
+    "previous-token": "P",
+    "induction": "I",
+    "duplicate-token": "D",
+    "retrieval": "R",
+}
 
 PICK = "pick"  # the name of a grid's selection
 AROUND = 165  # Streamlit fits the legend and the axes inside a chart's height
@@ -40,6 +60,28 @@ def head_grid(frame: pd.DataFrame, words: str, *, square_root: bool) -> alt.Char
         ],
     )
     return coloured.add_params(clicked).properties(height=AROUND + 18 * frame["layer"].nunique())
+
+
+def role_grid(frame: pd.DataFrame, roles: Sequence[str]) -> Layers:
+    """Layers down, heads across, a colour and a letter for the role of each head."""
+    names = [name for name in roles if name in ROLE_COLOURS]
+    words = {name: f"{ROLE_LETTERS[name]} {name}" for name in names}
+    frame = frame.assign(shown=frame["role"].map(words))
+    clicked = alt.selection_point(name=PICK, fields=["layer", "head"], on="click", empty=False)
+    base = alt.Chart(frame).encode(
+        x=alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+        y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
+        tooltip=[alt.Tooltip("name:N", title="name"), alt.Tooltip("roles:N", title="confirmed roles")],
+    )
+    scale = alt.Scale(domain=list(words.values()), range=[ROLE_COLOURS[name] for name in names])
+    legend = alt.Legend(orient="top", columns=4, labelLimit=140)
+    empty = base.mark_rect(cursor="pointer", fillOpacity=0, stroke=NEUTRAL, strokeOpacity=0.35, strokeWidth=0.5)
+    cells = base.transform_filter(alt.datum.shown != None).mark_rect(cursor="pointer")  # noqa: E711, Vega compares
+    coloured = cells.encode(color=alt.Color("shown:N", title=None, scale=scale, legend=legend))
+    ink = alt.condition(alt.datum.role == "previous-token", alt.value("#ffffff"), alt.value("#111111"))
+    letters = base.mark_text(fontSize=11, fontWeight=600, cursor="pointer").encode(text="letter:N", color=ink)
+    layers = alt.layer(coloured, empty.add_params(clicked), letters)
+    return layers.properties(height=AROUND + 18 * frame["layer"].nunique())
 
 
 def cell_grid(frame: pd.DataFrame, marked: str) -> Layers:

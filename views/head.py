@@ -1,11 +1,12 @@
-"""Head: one head, its scores, and what it copied from the needle word by word."""
+"""Head: one head, its scores, and what it copied from the needle word by word, or the roles that it carries."""
 
 from typing import Any
 
 import streamlit as st
 
+from analysis.runs import Run
 from probes.heads import parse_head
-from views import excerpt, reading, tables
+from views import excerpt, metrics, reading, role_tables, tables
 from views.address import chosen_run, pick, show
 
 
@@ -13,9 +14,10 @@ def page() -> None:
     title = st.empty()
     title.title("Head")
     st.caption(
-        "One head: its scores with intervals, its score on each prompt, and the words it copied from the needle."
+        "One head: its scores with intervals; with a retrieval run the words it copied from the needle and its score "
+        "on each prompt, with a run of every head's roles the roles it carries."
     )
-    run = chosen_run("retrieval")
+    run = chosen_run("retrieval", "sinks", "heads")
     frame = reading.heads(run)
     names = tables.head_order(frame)
     if asked := st.query_params.get("head"):
@@ -23,9 +25,21 @@ def page() -> None:
     name = _choose(names, default=tables.heads_table(frame, frame["metric"].iloc[0])["name"].iloc[0])
     title.title(f"Head {name}")
     layer, head, _ = parse_head(name)
-    scores = tables.scores_of_head(frame, layer, head)
+    _scores(run, name)
+    if reading.command(run) == "retrieval":
+        _copied(run, name)
+    elif reading.command(run) == "heads":
+        _roles(reading.summary(run), name)
+
+
+def _scores(run: Run, name: str) -> None:
+    layer, head, _ = parse_head(name)
+    scores = tables.scores_of_head(reading.heads(run), layer, head)
+    asked = [metrics.prompts_of(run, metric) for metric in scores["metric"]]
+    scores["metric"] = [metrics.metric_of(run, metric).words for metric in scores["metric"]]
+    several = len(set(asked)) > 1
     st.dataframe(
-        scores,
+        scores.assign(prompts=asked) if several else scores,
         hide_index=True,
         alt=f"Scores of {name} with 95% intervals",
         column_config={
@@ -34,10 +48,27 @@ def page() -> None:
             "high": st.column_config.NumberColumn("95% to", format="%.3f"),
         },
     )
+    n = f"n = {scores['n'].max()}" if scores["n"].nunique() == 1 else f"n = {scores['n'].min()} to {scores['n'].max()}"
     st.caption(
-        f"{reading.model_name(run)} · needle retrieval prompts, n = {scores['n'].max()} · "
+        f"{reading.model_name(run)} · {'prompts as in the table' if several else asked[0]}, {n} · "
         f"intervals: 95% over prompts · run {run.id}"
     )
+
+
+def _roles(summary: dict[str, Any], name: str) -> None:
+    st.subheader("Its roles")
+    table = role_tables.evidence_of_head(summary, name)
+    confirmed = list(table["role"][table["verdict"] == role_tables.CONFIRMED])
+    st.markdown(f"{name}: **{', '.join(confirmed)}**." if confirmed else f"{name} has no confirmed role.")
+    st.dataframe(table, hide_index=True, alt=f"Evidence for and against each role of {name}, on both halves of prompts")
+    st.caption(
+        "A role is chosen where the mean of one half of the prompts reaches its threshold, and confirmed where the "
+        f"other half agrees. Intervals: {summary['confidence']:.0%} over the prompts of that other half."
+    )
+
+
+def _copied(run: Run, name: str) -> None:
+    layer, head, _ = parse_head(name)
     cases = reading.cases(run)
     table = tables.cases_of_head(cases, layer, head)
     st.subheader("What it copied")

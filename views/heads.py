@@ -5,8 +5,8 @@ import streamlit as st
 
 from probes.errors import HeadscopeError
 from probes.heads import parse_head
-from views import charts, reading, tables
-from views.address import chosen_run, pick
+from views import charts, metrics, reading, tables
+from views.address import chosen_run, open_head, pick
 
 
 def page() -> None:
@@ -14,18 +14,23 @@ def page() -> None:
     st.caption(
         "Each square is a head of the model, coloured by the metric you choose. Click a square to open the head."
     )
-    run = chosen_run("retrieval")
+    run = chosen_run("retrieval", "sinks", "heads")
     frame = reading.heads(run)
-    metrics = [name for name in tables.METRICS if name in set(frame["metric"])]
-    metrics += sorted(set(frame["metric"]) - set(metrics))
     left, middle, right = st.columns([2, 1, 1], vertical_alignment="bottom")
-    metric = pick("Metric", "metric", metrics, words=tables.metric_words, place=left)
+    metric = pick(
+        "Metric",
+        "metric",
+        metrics.metric_order(run),
+        words=lambda name: metrics.metric_of(run, name).words,
+        place=left,
+    )
     scale = pick("Colour scale", "scale", ["linear", "square root"], kind="buttons", place=middle)
     _search(run.id, tables.head_order(frame), right)
     table = tables.heads_table(frame, metric)
-    words = tables.metric_words(metric)
-    if metric in tables.METRICS:
-        st.markdown(f"**{words.capitalize()}**: {tables.METRICS[metric][1]}.")
+    meaning = metrics.metric_of(run, metric)
+    words = meaning.words
+    if meaning.about:
+        st.markdown(f"**{words[0].upper()}{words[1:]}**: {meaning.about}.")
     best = table.iloc[0]
     event = st.altair_chart(
         charts.head_grid(table, words, square_root=scale == "square root"),
@@ -35,11 +40,12 @@ def page() -> None:
         f"with {best['value']:.2f}. The table below holds the same numbers.",
     )
     for point in event.selection[charts.PICK]:
-        _open(run.id, tables.head_name(int(point["layer"]), int(point["head"])))
+        open_head(run.id, tables.head_name(int(point["layer"]), int(point["head"])))
     manifest = run.manifest
     st.caption(
-        f"{reading.model_name(run)} ({manifest['model'].get('dtype', '?')}) · needle retrieval prompts, "
-        f"n = {_span(table['n'])} · colours from {min(0, table['value'].min()):.2f} to {table['value'].max():.2f} · "
+        f"{reading.model_name(run)} ({manifest['model'].get('dtype', '?')}) · "
+        f"{metrics.prompts_of(run, metric)}, n = {_span(table['n'])} · "
+        f"colours from {min(0, table['value'].min()):.2f} to {table['value'].max():.2f} · "
         f"intervals: 95% over prompts · run {run.id}"
     )
     st.subheader("The same numbers")
@@ -63,11 +69,7 @@ def _search(run: str, heads: list[str], place: st.delta_generator.DeltaGenerator
     name = str(parse_head(wanted))
     if name not in heads:
         raise HeadscopeError(f"{name} does not exist in this run: its heads go from {heads[0]} to {heads[-1]}.")
-    _open(run, name)
-
-
-def _open(run: str, head: str) -> None:
-    st.switch_page("views/head.py", query_params={"run": run, "head": head})
+    open_head(run, name)
 
 
 def _span(n: pd.Series) -> str:

@@ -11,6 +11,9 @@ from views.address import change_run, chosen_run, nothing_yet, run_words
 PAGES = {
     "retrieval": (("views/heads.py", "Heads"), ("views/needles.py", "Needles")),
     "ablation": (("views/ablation.py", "Ablation"), ("views/needles.py", "Needles")),
+    "sinks": (("views/sinks.py", "Sinks"), ("views/heads.py", "Heads")),
+    "heads": (("views/roles.py", "Roles"), ("views/heads.py", "Heads")),
+    "pairs": (("views/pairs.py", "Pairs"),),
 }
 
 

@@ -8,29 +8,6 @@ import pandas as pd
 from analysis import uncertainty
 from analysis.runs import Run
 
-METRICS = {
-    "retrieval_score": (
-        "retrieval score",
-        "share of the answer's tokens that the head copied: as one was generated, the head looked hardest at that very "
-        "token in the needle (Wu et al.)",
-    ),
-    "activation_frequency": ("activation frequency", "share of the prompts on which the head copied at least once"),
-    "retrieval_score_released": ("retrieval score, released code", "the same score as the authors' code computes it"),
-    "locos": (
-        "LOCOS",
-        "how much more what the head reads in the needle raises the logits of the answer than what it reads elsewhere",
-    ),
-    "needle_mass": (
-        "attention on the needle",
-        "mean attention mass on the needle's tokens while the answer is said (over all steps where it is not said "
-        "word for word)",
-    ),
-}
-
-
-def metric_words(metric: str) -> str:
-    return METRICS.get(metric, (metric.replace("_", " "), ""))[0]
-
 
 def head_name(layer: int, head: int) -> str:
     return f"L{layer}H{head}"
@@ -71,8 +48,7 @@ def heads_table(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def scores_of_head(frame: pd.DataFrame, layer: int, head: int) -> pd.DataFrame:
-    chosen = frame[(frame["layer"] == layer) & (frame["head"] == head)].copy()
-    chosen["metric"] = [metric_words(metric) for metric in chosen["metric"]]
+    chosen = frame[(frame["layer"] == layer) & (frame["head"] == head)]
     return chosen[["metric", "value", "low", "high", "n"]].reset_index(drop=True)
 
 
@@ -223,3 +199,46 @@ def said_under(
 def interval(entry: Mapping[str, Any]) -> str:
     """`0.83 [0.71, 0.91], n = 60`"""
     return uncertainty.interval(entry) + (f", n = {entry['n']}" if "n" in entry else "")
+
+
+def estimate(entry: Mapping[str, Any]) -> str:
+    """A quantity of any size: `0.0102 [0.0094, 0.0111]`, `1,845 [1,620, 2,010]`; alone where its spread is unknown."""
+    value, low, high = entry["value"], entry["low"], entry["high"]
+    return number(value) if low is None or high is None else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def number(value: float) -> str:
+    """Three digits, or all before the point: `0.0102`, `1,845`. What rounds to nothing beside 1 is 0."""
+    if abs(value) < 5e-7:
+        return "0"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def long_table(rows: Iterable[Mapping[str, Any]], measures: Mapping[str, str]) -> pd.DataFrame:
+    """A row for each estimate in `rows`: what the row says beside its estimates, then measure, value, low, high, n.
+
+    measures: name in the rows to words; a row may lack some. low and high are missing where the spread is unknown.
+    """
+    return pd.DataFrame(
+        [
+            {name: value for name, value in row.items() if not isinstance(value, Mapping)}
+            | {"measure": words}
+            | {name: row[measure].get(name) for name in ("value", "low", "high", "n")}
+            for row in rows
+            for measure, words in measures.items()
+            if measure in row
+        ]
+    )
+
+
+def wide_table(rows: Iterable[Mapping[str, Any]], measures: Mapping[str, str]) -> pd.DataFrame:
+    """The same numbers for reading: a row for each of `rows`, a column of intervals for each measure that any has."""
+    rows = list(rows)
+    present = {name: words for name, words in measures.items() if any(name in row for row in rows)}
+    return pd.DataFrame(
+        [
+            {name: value for name, value in row.items() if not isinstance(value, Mapping)}
+            | {words: estimate(row[name]) if name in row else "" for name, words in present.items()}
+            for row in rows
+        ]
+    )

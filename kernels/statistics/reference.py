@@ -48,7 +48,7 @@ def from_map(
     *,
     parks: bool,
 ) -> Statistics:
-    """The statistics of a map p with the rows' log-sum-exp. parks: what a row does not spend is on a sink without a key."""
+    """The statistics of a map p with the rows' log-sum-exp. parks: unspent attention is on a sink without a key."""
     i, j = query_positions[:, None, :, None], key_positions[:, None, None, :]
     away = (i - j).abs().to(p.dtype)
     found: Statistics = {}

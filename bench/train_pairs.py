@@ -1,8 +1,8 @@
 """Train the pairs: small Llamas from one seed on the same text, which differ in the rule of their attention alone.
 
     python -m data.pairs.corpus ... --out corpus                      # the text, see there
-    python -m data.pairs.train tokenizer --corpus corpus --out pairs  # the BPE, and the text as token ids
-    python -m data.pairs.train model --pairs pairs --rule softmax --seed 0 --out pairs/softmax-0
+    python bench/train_pairs.py tokenizer --corpus corpus --out pairs  # the BPE, and the text as token ids
+    python bench/train_pairs.py model --pairs pairs --rule softmax --seed 0 --out pairs/softmax-0
 
 Writes a Transformers folder (float16) and curve.json: the loss on held-out text and the sink over training. Needs a
 GPU in earnest. Rules that add weights start from the very weights of the softmax model beside them.

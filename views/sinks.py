@@ -1,0 +1,145 @@
+"""Sinks: where attention is parked, what is carried there, and which activations are massive."""
+
+from typing import Any
+
+import streamlit as st
+
+from analysis.runs import Run
+from views import estimates, reading, sink_tables, tables
+from views.address import chosen_run, pick
+
+ACTIVATIONS = {
+    "residual": "residual stream after each block",
+    "heads": "what the heads say",
+    "attention": "output of attention",
+    "mlp": "output of the MLP",
+}
+
+
+def page() -> None:
+    st.title("Sinks")
+    st.caption("Where attention is parked whatever the query asks, what is carried there, and what becomes massive.")
+    run = chosen_run("sinks")
+    summary = reading.summary(run)
+    _at_a_glance(run, summary)
+    _layers(run, summary)
+    _conditions(summary)
+    _tokens(summary)
+    if summary.get("massive"):
+        _massive(summary["massive"])
+
+
+def _at_a_glance(run: Run, summary: dict[str, Any]) -> None:
+    counts, overall = summary["counts"], summary["overall"]
+    st.markdown(
+        f"**{counts['sink_heads']} of {counts['heads']} heads** park more than {summary['threshold']} of their attention "
+        f"on the first token in at least {counts['sink_head_rate']:.0%} of the prompts; that token takes "
+        f"**{tables.interval(overall['first_share'])}** of all attention."
+    )
+    judged, token = summary["judged_on"], summary["bos"]["token"]
+    beginning = f"{sink_tables.begun(judged['bos'])} ({token})" if token else "the tokenizer has no BOS"
+    st.caption(
+        f"{reading.model_name(run)} · judged on {judged['n']} {judged['kind']} prompts, {beginning}, as the tokenizer "
+        f"has it · intervals: {summary['confidence']:.0%} over prompts, not corrected for many · run {run.id}"
+    )
+    with st.container(horizontal=True):
+        for metric, words in (("sink_rate", "Sink rate of every head"), ("write", "How much every head writes")):
+            st.page_link("views/heads.py", label=words, query_params={"run": run.id, "metric": metric})
+
+
+def _layers(run: Run, summary: dict[str, Any]) -> None:
+    st.subheader("Layer by layer")
+    layers, n = summary["layers"], summary["judged_on"]["n"]
+    shares = sink_tables.SHARES | ({} if sink_tables.spends_all(layers) else sink_tables.UNSPENT)
+    sizes = {name: words for name, words in sink_tables.SIZES.items() if any(name in row for row in layers)}
+    for place, measures, title in zip(
+        st.columns(2), (shares, sizes), ("What the sinks take", "What they carry, and what is written"), strict=True
+    ):
+        frame = tables.long_table(layers, measures)
+        place.altair_chart(
+            estimates.lines(frame, "layer", title, top=1.0 if measures is shares else None),
+            alt=f"{title}, per layer, mean over heads with 95% bands over {n} prompts: {', '.join(measures.values())}. "
+            "The table below holds the same numbers.",
+        )
+    table = tables.wide_table(layers, shares | sizes)
+    with st.expander(f"The same numbers, {len(table)} layers, mean over heads, n = {n}"):
+        st.dataframe(table, hide_index=True, alt="Table of layers: sinks, what they carry, what is written")
+        st.download_button("Download as CSV", table.to_csv(index=False), f"{run.id}-layers.csv", "text/csv")
+
+
+def _conditions(summary: dict[str, Any]) -> None:
+    st.subheader("By kind of prompt, length and beginning")
+    rows = sink_tables.condition_rows(summary)
+    for place, (name, title) in zip(st.columns(2), list(sink_tables.SHARES.items())[:2], strict=True):
+        frame = tables.long_table(rows, {name: title})
+        place.altair_chart(
+            estimates.dots(frame, "prompts", "begins", f"{title[0].upper()}{title[1:]}", top=1.0),
+            alt=f"{title} for {len(rows)} kinds of prompt, mean over heads with 95% intervals over prompts. The table "
+            "below holds the same numbers.",
+        )
+    measures = sink_tables.SHARES | {"first_is_sink": "first token is a sink", "sinks_per_prompt": "sinks in a prompt"}
+    with st.expander(f"The same numbers, {len(rows)} kinds of prompt, n in each row"):
+        st.dataframe(
+            tables.wide_table(rows, measures | sink_tables.UNSPENT),
+            hide_index=True,
+            alt="Table of kinds of prompt: how many, and their sinks",
+        )
+
+
+def _tokens(summary: dict[str, Any]) -> None:
+    st.subheader("Tokens found to be sinks")
+    found = summary["found_by"]
+    table = sink_tables.token_table(summary)
+    st.markdown(
+        f"A sink is a token on which at least {found['heads']:.0%} of all heads park more than {summary['threshold']} of "
+        f"their attention, over at least {found['queries']} queries."
+    )
+    if table.empty:
+        st.info("No token of any prompt was a sink.")
+        return
+    st.dataframe(
+        table,
+        hide_index=True,
+        alt=f"Table of {len(table)} sink tokens: kind of prompt, where they stood, in how many prompts they were a sink",
+        column_config={"receives": st.column_config.NumberColumn("mean attention received", format="%.3f")},
+    )
+
+
+def _massive(found: dict[str, Any]) -> None:
+    st.subheader("Massive activations")
+    criterion = found["criterion"]
+    st.markdown(
+        f"Entries of the residual stream above {criterion['size']:g} and {criterion['ratio']:g} times the median of "
+        f"their hidden state, over {found['n']} prompts."
+    )
+    table = sink_tables.massive_table(found)
+    if table.empty:
+        st.info("No entry of the residual stream is massive.")
+    else:
+        st.dataframe(
+            table,
+            hide_index=True,
+            alt=f"Table of {len(table)} massive coordinates: layer, coordinate, value, ratio, prompts, positions, tokens",
+            column_config={
+                "mean": st.column_config.NumberColumn(format="%.0f"),
+                "times the median": st.column_config.NumberColumn(format="%.0f"),
+            },
+        )
+    present = {row["activation"] for row in found["layers"]}
+    options = [name for name in ACTIVATIONS if name in present]
+    activation = pick("Activation", "activation", options, words=ACTIVATIONS.__getitem__)
+    frames = {name: sink_tables.spread_table(found, activation, name) for name in sink_tables.SPREADS}
+    for place, (name, words) in zip(st.columns(2), sink_tables.SPREADS.items(), strict=True):
+        place.altair_chart(
+            estimates.lines(frames[name], "layer", f"{words[0].upper()}{words[1:]} (log scale)", log=True),
+            alt=f"{words} of the {ACTIVATIONS[activation]} per layer on a log scale, mean over {found['n']} prompts, of all "
+            "tokens and without the first. The table below holds the same numbers.",
+        )
+    with st.expander(f"The same numbers, n = {found['n']}"):
+        for name, words in sink_tables.SPREADS.items():
+            st.markdown(f"{words[0].upper()}{words[1:]}")
+            st.dataframe(sink_tables.spread_words(frames[name]), hide_index=True, alt=f"{words} per layer")
+
+
+if __name__ == "__main__":
+    page()
