@@ -36,7 +36,7 @@ from probes.subject import Subject
 from probes.tap import Tap
 
 EXCERPT = 12  # first tokens of a prompt that its record shows
-LOOKED_AT = 64  # entries of a hidden state, the largest first, among which the massive ones are
+LOOKED_AT = 1024  # entries of a hidden state, the largest first, among which the massive ones are: they are few
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,10 @@ def read_anatomy(model: Any) -> Anatomy:
     ]
     decoder = tuple(sorted((layer for layer in found if not layer.stack), key=lambda layer: layer.index))
     if not decoder:
-        raise HeadscopeError(f"{type(model).__name__} has no attention layers that headscope recognises.")
+        raise HeadscopeError(
+            f"{type(model).__name__} has no attention layers that headscope recognises: it reads decoders, and the "
+            "vision towers beside them; an encoder such as BERT has no next token to predict."
+        )
     if [layer.index for layer in decoder] != list(range(len(decoder))):
         raise HeadscopeError(
             f"{type(model).__name__} does not have exactly one attention in each decoder layer (cross-attention, or "

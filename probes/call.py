@@ -15,7 +15,6 @@ from probes.anatomy import LayerAnatomy
 
 Phase = Literal["prefill", "decode"]
 OwnRule = tuple[Mechanism, Settings]
-ALL = slice(None)
 PATTERN_TOKENS = 2048  # a map of every pair: 17 MB a head in float32
 
 
@@ -47,22 +46,19 @@ class AttentionCall:
     branched: bool
     attend: Callable[[], tuple[Tensor, Tensor | None]] = field(repr=False, compare=False)
 
-    def for_mechanism(self, heads: Int[Tensor, " some"] | slice = ALL, inputs: Tensor | None = None) -> Call:
-        """Some of the heads, each with a KV head of its own, as a Mechanism gets them."""
-        visible = None if self.mask is None else visible_in(self.mask)
-        k, v = (x.repeat_interleave(self.layer.group_size, dim=1)[:, heads] for x in (self.k, self.v))
+    def for_mechanism(self) -> Call:
+        """The same as a Mechanism gets it."""
         return Call(
-            q=self.q[:, heads],
-            k=k,
-            v=v,
+            q=self.q,
+            k=self.k,
+            v=self.v,
             scale=self.scale,
-            visible=visible if visible is None or visible.shape[1] == 1 else visible[:, heads],
+            visible=None if self.mask is None else visible_in(self.mask),
             causal=self.causal,
             query_positions=self.query_positions,
             key_positions=self.key_positions,
             softcap=self.layer.softcap,
-            sink=None if self.sink is None else self.sink[heads],
-            inputs=inputs,
+            sink=self.sink,
         )
 
     def sees(self) -> Bool[Tensor, "b|1 1|h n m"]:

@@ -73,7 +73,7 @@ def _swapped(swap: Swap, call: AttentionCall, inputs: Tensor | None, output: Ten
     chosen = swap.heads.to(output.device)
     index = chosen.any(0).nonzero()[:, 0]
     rule = mechanism(swap.mechanism)
-    swapped = replace(call.for_mechanism(index, inputs), output=output[:, index])
+    swapped = replace(call.for_mechanism(), inputs=inputs, output=output).heads(index)
     try:
         settings = rule.part(rule.settings(swap.settings), index, chosen.shape[1])
         own = rule.forward(swapped, settings)

@@ -141,4 +141,6 @@ def _what_failed(name: str, source: Source, error: Exception) -> str:
             f"There is no model {name!r}: it is no short name, folder or GGUF file here, and the hub did not give it "
             f"({reason.strip()[:160]})."
         )
+    if "Unrecognized configuration class" in str(error):
+        return f"{name} is no decoder: headscope reads models that predict the next token, and an encoder does not."
     return f"{name} is damaged or incomplete and can't be loaded ({reason.strip()[:200]})."

@@ -16,22 +16,22 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from analysis.runs import RUNS, find_run
+from analysis.runs import RUNS, list_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 SIZES = {"wide": (1440, 900, "light"), "phone": (390, 844, "dark")}
+SHOWS = {  # what kind of run a page is pictured with, where the folder has one
+    "runs": "retrieval", "heads": "retrieval", "head": "retrieval", "needles": "retrieval", "ablation": "ablation",
+    "sinks": "sinks", "roles": "heads", "pairs": "pairs",
+}  # fmt: skip
 BIGGEST = 250_000  # bytes of one picture
 SETTLES = 2_500  # milliseconds for charts and tables to draw
 
 
 def main(folder: Path) -> None:
-    retrieval = find_run("last", folder, command="retrieval").id
-    pages = {"runs": f"?run={retrieval}", "heads": f"?run={retrieval}", "head": f"?run={retrieval}"}
-    pages["needles"] = f"?run={retrieval}"
-    ablations = [path for path in folder.iterdir() if "-ablation-" in path.name]
-    if ablations:
-        pages["ablation"] = f"?run={find_run('last', folder, command='ablation').id}"
+    newest = {run.manifest["command"]: run.id for run in reversed(list_runs(folder)[0]) if run.finished}
+    pages = {page: f"?run={newest[command]}" for page, command in SHOWS.items() if command in newest}
     IMAGES.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

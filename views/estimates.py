@@ -10,10 +10,10 @@ PALETTE = ("#d55e00", "#3d8fc4", "#009e73", "#cc79a7", "#e69f00", "#7a6fd0", "#8
 DASHES = ((1, 0), (7, 4), (2, 3), (9, 3, 2, 3), (4, 2), (12, 4))
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 DIGITS = ",.3~r"
-TITLE = alt.TitleParams("", anchor="start", fontSize=14)
+Layers = alt.LayerChart | alt.FacetChart
 
 
-def lines(frame: pd.DataFrame, x: str, title: str, *, log: bool = False, top: float | None = None) -> alt.LayerChart:
+def lines(frame: pd.DataFrame, x: str, title: str, *, log: bool = False, top: float | None = None) -> Layers:
     """A line with its band for each measure, over `x`."""
     names = list(dict.fromkeys(frame["measure"]))
     scale = _scale(frame, log=log, top=top)
@@ -34,7 +34,9 @@ def lines(frame: pd.DataFrame, x: str, title: str, *, log: bool = False, top: fl
     return alt.layer(band, line, dots).properties(height=320, title=_titled(title))
 
 
-def dots(frame: pd.DataFrame, row: str, colour: str, title: str, *, log: bool = False, top: float | None = None):
+def dots(
+    frame: pd.DataFrame, row: str, colour: str, title: str, *, log: bool = False, top: float | None = None
+) -> Layers:
     """A dot with its interval in each `row`, side by side where a row has several `colour`s."""
     names = list(dict.fromkeys(frame[colour]))
     rows = list(dict.fromkeys(frame[row]))
@@ -77,7 +79,7 @@ def curves(
             title=None,
             scale=alt.Scale(domain=names, range=list(colours.values())),
             legend=alt.Legend(orient="top", columns=2, symbolType="stroke"),
-        ),  # fmt: skip
+        ),
         detail="seed:N",
         tooltip=["rule:N", "seed:N", alt.Tooltip("step:Q", format=",d"), alt.Tooltip(f"{value}:Q", format=DIGITS)],
     ).properties(height=340, title=_titled(title))

@@ -24,7 +24,6 @@ def page() -> None:
         parse_head(asked)
     name = _choose(names, default=tables.heads_table(frame, frame["metric"].iloc[0])["name"].iloc[0])
     title.title(f"Head {name}")
-    layer, head, _ = parse_head(name)
     _scores(run, name)
     if reading.command(run) == "retrieval":
         _copied(run, name)

@@ -30,7 +30,7 @@ def page() -> None:
     meaning = metrics.metric_of(run, metric)
     words = meaning.words
     if meaning.about:
-        st.markdown(f"**{words[0].upper()}{words[1:]}**: {meaning.about}.")
+        st.markdown(f"**{tables.capital(words)}**: {meaning.about}.")
     best = table.iloc[0]
     event = st.altair_chart(
         charts.head_grid(table, words, square_root=scale == "square root"),

@@ -63,7 +63,7 @@ def last_steps(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def span(table: pd.DataFrame, measure: str) -> tuple[float, float]:
-    """What a curve's axis shows. Of the loss what comes after the first tenth of training, before which it falls far."""
+    """What a curve's axis shows. Of the loss the part after a tenth of training: it falls far before."""
     if measure == "loss":
         table = table[table["step"] >= table["step"].max() / 10]
         return float(table[measure].min()), float(table[measure].max())

@@ -19,16 +19,16 @@ def page() -> None:
     places = [place for _ in range(0, len(measures), ACROSS) for place in st.columns(ACROSS)]
     for place, (name, words) in zip(places, measures.items(), strict=False):
         log = name in pair_tables.LOG
-        title = f"{words[0].upper()}{words[1:]}{' (log scale)' if log else ''}"
+        title = f"{tables.capital(words)}{' (log scale)' if log else ''}"
         place.altair_chart(
             estimates.dots(tables.long_table(rows, {name: words}), "model", "rule", title, log=log),
             alt=f"{title} of {len(rows)} models, with 95% intervals over {summary['windows']} windows of text: "
             + "; ".join(f"{row['model']} {tables.number(row[name]['value'])}" for row in rows),
         )
     st.caption(
-        f"{len(rows)} models · n = {summary['windows']} windows of {summary['tokens']} tokens of held-out text, the same "
-        f"for every model · intervals: {summary['confidence']:.0%} over windows, where known · one training of each · "
-        f"run {run.id}"
+        f"{len(rows)} models · n = {summary['windows']} windows of {summary['tokens']} tokens of held-out text, the "
+        f"same for every model · intervals: {summary['confidence']:.0%} over windows, where known · one training of "
+        f"each · run {run.id}"
     )
     st.subheader("The same numbers")
     table = tables.wide_table(rows, pair_tables.IN_TABLE)
@@ -51,15 +51,15 @@ def _training(summary: dict[str, Any]) -> None:
     last = pair_tables.last_steps(table)
     for place, (name, words) in zip(st.columns(ACROSS), pair_tables.OVER_TRAINING.items(), strict=True):
         log = name in pair_tables.LOG
-        title = f"{words[0].upper()}{words[1:]}{' (log scale)' if log else ''}"
+        title = f"{tables.capital(words)}{' (log scale)' if log else ''}"
         place.altair_chart(
             estimates.curves(table, name, title, shown, log=log, span=pair_tables.span(table, name)),
-            alt=f"{title} against the step of training, a line for each of {len(last)} trainings, coloured by rule. The "
-            "table below holds where each ended.",
+            alt=f"{title} against the step of training, a line for each of {len(last)} trainings, coloured by rule. "
+            "The table below holds where each ended.",
         )
     st.caption(
-        f"A line for each seed, {len(last)} trainings in all: their spread is what another seed would change. The loss is "
-        "drawn from a tenth of the training on."
+        f"A line for each seed, {len(last)} trainings in all: their spread is what another seed would change. The loss "
+        "is drawn from a tenth of the training on."
     )
     st.dataframe(last, hide_index=True, alt="Where each training ended: rule, seed, step, loss, first token, sink rate")
     st.download_button("Download the curves as CSV", table.to_csv(index=False), "training.csv", "text/csv")

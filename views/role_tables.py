@@ -104,7 +104,7 @@ def needle_table(found: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def heads_table(summary: Mapping[str, Any], only: str | None = None) -> pd.DataFrame:
-    """A row for each head, or for those of one role, strongest first: its roles, and its evidence on the second half."""
+    """A row for each head, or for those of one role, strongest first: roles, and evidence of the judging half."""
     roles = roles_of(summary)
     rows = [row for row in summary["heads"] if only is None or carries(row, only)]
     if only in roles:

@@ -90,7 +90,9 @@ def _counts(summary: dict[str, Any]) -> None:
         hide_index=True,
         alt="Table of roles: threshold, heads chosen, heads confirmed, their share with its interval, the heads",
     )
-    st.caption(f"Share confirmed: of the heads chosen, with Wilson's interval. {_sentence(summary['correction'])}")
+    st.caption(
+        f"Share confirmed: of the heads chosen, with Wilson's interval. {tables.capital(summary['correction'])}."
+    )
 
 
 def _overlap(summary: dict[str, Any]) -> None:
@@ -114,10 +116,6 @@ def _needle_absent(found: dict[str, Any]) -> None:
         alt="Attention on sinks of retrieval heads and of the others, with and without the needle, and the difference",
     )
     st.caption(f"n = {found['n']} needle prompts that had no say in choosing the heads; absent minus present, paired.")
-
-
-def _sentence(words: str) -> str:
-    return f"{words[0].upper()}{words[1:]}."
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ SIZES = {
 UNSPENT = {"unspent": "unspent attention"}
 ABOVE_ROUNDING = 1e-4  # a softmax in 32 bits leaves less than this
 SPREADS = {"largest": "largest |x|", "kurtosis": "kurtosis"}
-ALL_TOKENS, BEYOND_FIRST = "all tokens", "without the first token"
 
 
 def begun(bos: bool) -> str:
@@ -78,20 +77,12 @@ def massive_table(found: Mapping[str, Any]) -> pd.DataFrame:
     )
 
 
-def spread_table(found: Mapping[str, Any], activation: str, measure: str) -> pd.DataFrame:
-    """One measure of one activation in every layer, of all tokens and without the first."""
-    rows = [row for row in found["layers"] if row["activation"] == activation]
-    return tables.long_table(
-        [
-            {"layer": row["layer"], "all": row[measure] | {"n": found["n"]}}
-            | {"beyond": row["beyond_first"][measure] | {"n": found["n"]}}
-            for row in rows
-        ],
-        {"all": ALL_TOKENS, "beyond": BEYOND_FIRST},
-    )
-
-
-def spread_words(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same numbers for reading, a row for each layer."""
-    words = frame.assign(words=[tables.estimate(row) for row in frame.to_dict("records")])
-    return words.pivot(index="layer", columns="measure", values="words").reset_index()
+def spread_rows(found: Mapping[str, Any], activation: str) -> list[dict[str, Any]]:
+    """Each layer's measures of one activation, of all tokens and without the first, as they are."""
+    return [
+        {"layer": row["layer"]}
+        | {name: row[name] | {"n": found["n"]} for name in SPREADS}
+        | {f"later {name}": row["beyond_first"][name] | {"n": found["n"]} for name in SPREADS}
+        for row in found["layers"]
+        if row["activation"] == activation
+    ]

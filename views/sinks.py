@@ -32,8 +32,8 @@ def page() -> None:
 def _at_a_glance(run: Run, summary: dict[str, Any]) -> None:
     counts, overall = summary["counts"], summary["overall"]
     st.markdown(
-        f"**{counts['sink_heads']} of {counts['heads']} heads** park more than {summary['threshold']} of their attention "
-        f"on the first token in at least {counts['sink_head_rate']:.0%} of the prompts; that token takes "
+        f"**{counts['sink_heads']} of {counts['heads']} heads** park more than {summary['threshold']} of their "
+        f"attention on the first token in at least {counts['sink_head_rate']:.0%} of the prompts; that token takes "
         f"**{tables.interval(overall['first_share'])}** of all attention."
     )
     judged, token = summary["judged_on"], summary["bos"]["token"]
@@ -73,7 +73,7 @@ def _conditions(summary: dict[str, Any]) -> None:
     for place, (name, title) in zip(st.columns(2), list(sink_tables.SHARES.items())[:2], strict=True):
         frame = tables.long_table(rows, {name: title})
         place.altair_chart(
-            estimates.dots(frame, "prompts", "begins", f"{title[0].upper()}{title[1:]}", top=1.0),
+            estimates.dots(frame, "prompts", "begins", tables.capital(title), top=1.0),
             alt=f"{title} for {len(rows)} kinds of prompt, mean over heads with 95% intervals over prompts. The table "
             "below holds the same numbers.",
         )
@@ -91,8 +91,8 @@ def _tokens(summary: dict[str, Any]) -> None:
     found = summary["found_by"]
     table = sink_tables.token_table(summary)
     st.markdown(
-        f"A sink is a token on which at least {found['heads']:.0%} of all heads park more than {summary['threshold']} of "
-        f"their attention, over at least {found['queries']} queries."
+        f"A sink is a token on which at least {found['heads']:.0%} of all heads park more than {summary['threshold']} "
+        f"of their attention, over at least {found['queries']} queries."
     )
     if table.empty:
         st.info("No token of any prompt was a sink.")
@@ -100,7 +100,7 @@ def _tokens(summary: dict[str, Any]) -> None:
     st.dataframe(
         table,
         hide_index=True,
-        alt=f"Table of {len(table)} sink tokens: kind of prompt, where they stood, in how many prompts they were a sink",
+        alt=f"Table of {len(table)} sink tokens: kind of prompt, place, prompts, attention received",
         column_config={"receives": st.column_config.NumberColumn("mean attention received", format="%.3f")},
     )
 
@@ -119,7 +119,7 @@ def _massive(found: dict[str, Any]) -> None:
         st.dataframe(
             table,
             hide_index=True,
-            alt=f"Table of {len(table)} massive coordinates: layer, coordinate, value, ratio, prompts, positions, tokens",
+            alt=f"Table of {len(table)} massive coordinates: layer, value, ratio, prompts, positions, tokens",
             column_config={
                 "mean": st.column_config.NumberColumn(format="%.0f"),
                 "times the median": st.column_config.NumberColumn(format="%.0f"),
@@ -128,17 +128,19 @@ def _massive(found: dict[str, Any]) -> None:
     present = {row["activation"] for row in found["layers"]}
     options = [name for name in ACTIVATIONS if name in present]
     activation = pick("Activation", "activation", options, words=ACTIVATIONS.__getitem__)
-    frames = {name: sink_tables.spread_table(found, activation, name) for name in sink_tables.SPREADS}
+    rows = sink_tables.spread_rows(found, activation)
     for place, (name, words) in zip(st.columns(2), sink_tables.SPREADS.items(), strict=True):
+        frame = tables.long_table(rows, {name: "all tokens", f"later {name}": "without the first token"})
         place.altair_chart(
-            estimates.lines(frames[name], "layer", f"{words[0].upper()}{words[1:]} (log scale)", log=True),
-            alt=f"{words} of the {ACTIVATIONS[activation]} per layer on a log scale, mean over {found['n']} prompts, of all "
-            "tokens and without the first. The table below holds the same numbers.",
+            estimates.lines(frame, "layer", f"{tables.capital(words)} (log scale)", log=True),
+            alt=f"{words} of the {ACTIVATIONS[activation]} per layer on a log scale, mean over {found['n']} prompts, of "
+            "all tokens and without the first. The table below holds the same numbers.",
         )
-    with st.expander(f"The same numbers, n = {found['n']}"):
-        for name, words in sink_tables.SPREADS.items():
-            st.markdown(f"{words[0].upper()}{words[1:]}")
-            st.dataframe(sink_tables.spread_words(frames[name]), hide_index=True, alt=f"{words} per layer")
+    measures = sink_tables.SPREADS | {
+        f"later {name}": f"{words}, without the first token" for name, words in sink_tables.SPREADS.items()
+    }
+    with st.expander(f"The same numbers, {len(rows)} layers, n = {found['n']}"):
+        st.dataframe(tables.wide_table(rows, measures), hide_index=True, alt="Table of layers: largest |x|, kurtosis")
 
 
 if __name__ == "__main__":

@@ -207,6 +207,11 @@ def estimate(entry: Mapping[str, Any]) -> str:
     return number(value) if low is None or high is None else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+def capital(words: str) -> str:
+    """With a capital letter first, the others as they are."""
+    return words[:1].upper() + words[1:]
+
+
 def number(value: float) -> str:
     """Three digits, or all before the point: `0.0102`, `1,845`. What rounds to nothing beside 1 is 0."""
     if abs(value) < 5e-7:

@@ -61,6 +61,20 @@ class Call:
             output=None if self.output is None else self.output[:, :, rows],
         )
 
+    def heads(self, index: Int[Tensor, " some"]) -> "Call":
+        """The same call for some of the query heads, each with a KV head of its own."""
+        group = index // (self.q.shape[1] // self.k.shape[1])
+        visible = self.visible
+        return replace(
+            self,
+            q=self.q[:, index],
+            k=self.k[:, group],
+            v=self.v[:, group],
+            visible=visible if visible is None or visible.shape[1] == 1 else visible[:, index],
+            sink=None if self.sink is None else self.sink[index],
+            output=None if self.output is None else self.output[:, index],
+        )
+
     def keys(self, slots: Int[Tensor, " some"]) -> "Call":
         """The same call for some of the keys, named by slot. The host's output, which saw all of them, is left out."""
         return replace(
