@@ -133,8 +133,8 @@ def _massive(found: dict[str, Any]) -> None:
         frame = tables.long_table(rows, {name: "all tokens", f"later {name}": "without the first token"})
         place.altair_chart(
             estimates.lines(frame, "layer", f"{tables.capital(words)} (log scale)", log=True),
-            alt=f"{words} of the {ACTIVATIONS[activation]} per layer on a log scale, mean over {found['n']} prompts, of "
-            "all tokens and without the first. The table below holds the same numbers.",
+            alt=f"{words} of the {ACTIVATIONS[activation]} per layer on a log scale, mean over {found['n']} prompts, "
+            "of all tokens and without the first. The table below holds the same numbers.",
         )
     measures = sink_tables.SPREADS | {
         f"later {name}": f"{words}, without the first token" for name, words in sink_tables.SPREADS.items()
