@@ -82,7 +82,7 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None) -> S
     source = find_source(name)
     check_fits(weight_bytes(source.files, precision), where, f"Loading {name}")
     try:
-        model, tokenizer = _read(source, precision)
+        model, tokenizer, anatomy = _read(source, precision)
     except HeadscopeError:
         raise
     except UNREADABLE as error:
@@ -92,7 +92,7 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None) -> S
         name=name,
         model=model,
         tokenizer=tokenizer,
-        anatomy=read_anatomy(model),
+        anatomy=anatomy,
         sha256=source.sha256(),
         origin=source.origin,
     )
@@ -123,15 +123,16 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _read(source: Source, precision: torch.dtype) -> tuple[Any, Any]:
+def _read(source: Source, precision: torch.dtype) -> tuple[Any, Any, Anatomy]:
     options = source.options()
     tokenizer = AutoTokenizer.from_pretrained(source.tokenizer or source.location, **options)
     loader: Any = AutoModelForCausalLM
     model, found = loader.from_pretrained(source.location, dtype=precision, output_loading_info=True, **options)
+    anatomy = read_anatomy(model)  # first: an encoder lacks a decoder's last weights, and is not damaged for that
     if missing := sorted(found["missing_keys"]):
         # Transformers would fill them with random numbers and say so only in a warning.
         raise ValueError(f"{len(missing)} weights are missing, {missing[0]} first")
-    return model, tokenizer
+    return model, tokenizer, anatomy
 
 
 def _what_failed(name: str, source: Source, error: Exception) -> str:
@@ -142,5 +143,8 @@ def _what_failed(name: str, source: Source, error: Exception) -> str:
             f"({reason.strip()[:160]})."
         )
     if "Unrecognized configuration class" in str(error):
-        return f"{name} is no decoder: headscope reads models that predict the next token, and an encoder does not."
+        return (
+            f"{name} is no text decoder, and only those are loaded: an encoder has no next token to predict, and a "
+            "vision-language model is handed over in memory, as a probes.subject.Subject."
+        )
     return f"{name} is damaged or incomplete and can't be loaded ({reason.strip()[:200]})."

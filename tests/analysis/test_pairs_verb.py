@@ -36,9 +36,13 @@ def test_a_gate_takes_away_the_sink_the_large_activations_and_what_8_bits_cost(
     assert abs(gate["loss"]["value"] - softmax["loss"]["value"]) < 0.3
     assert {curve["rule"] for curve in found["curves"]} == {"softmax", "headwise_gate"}
     assert {curve["seed"] for curve in found["curves"]} == {0, 1, 2}
-    before = (list_runs(tmp_path)[0][0].path / "summary.json").read_bytes()
-    ran(capsys, *TWO, "--out", str(tmp_path), "--json", "--resume", "last")
-    assert (list_runs(tmp_path)[0][0].path / "summary.json").read_bytes() == before
+    [run] = list_runs(tmp_path)[0]
+    before = [(run.path / name).read_bytes() for name in ("cases.jsonl", "summary.json")]
+    (run.path / "cases.jsonl").write_bytes(before[0][: len(before[0]) * 3 // 4])  # killed in the middle of a line
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    (run.path / "manifest.json").write_text(json.dumps({**manifest, "state": "stopped"}))
+    assert ran(capsys, *TWO, "--out", str(tmp_path), "--json", "--resume", "last")["summary"] == found
+    assert [(run.path / name).read_bytes() for name in ("cases.jsonl", "summary.json")] == before
 
 
 def test_a_dry_run_measures_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copy, copytree
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from analysis.cli import main
 from analysis.sinks import find_sinks, first_share, sink_rate, unspent
 from probes.anatomy import read_anatomy
 from probes.errors import HeadscopeError
@@ -17,11 +19,20 @@ from probes.sink_reader import SinkReader
 from probes.subject import Subject, load
 from probes.tap import Tap
 
-ENCODERS: dict[str, tuple[Any, Any]] = {
-    "bert": (transformers.BertForMaskedLM, transformers.BertConfig),
-    "modernbert": (transformers.ModernBertForMaskedLM, transformers.ModernBertConfig),
+ENCODER = "has no next token to predict"
+NOT_LOADED: dict[str, Any] = {
+    "bert": (transformers.BertForMaskedLM, transformers.BertConfig, f"BertLMHeadModel .* {ENCODER}"),
+    "bert without a head": (transformers.BertModel, transformers.BertConfig, f"BertLMHeadModel .* {ENCODER}"),
+    "eurobert": (transformers.EuroBertForMaskedLM, transformers.EuroBertConfig, f"is no text decoder.* {ENCODER}"),
 }
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+SHAPE: Any = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "vocab_size": 97,
+}
+SPECIAL: Any = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def looked_at(subject: Subject, ids: Tensor) -> Any:
@@ -31,37 +42,56 @@ def looked_at(subject: Subject, ids: Tensor) -> Any:
     return reader.found()
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
+def with_tokenizer(folder: Path, model: Any, source: Path) -> str:
+    model.save_pretrained(folder)
+    for file in source.glob("token*"):
+        copy(file, folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", NOT_LOADED)
 def test_an_encoder_is_refused_in_a_sentence(kind: str, tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
-    model, config = ENCODERS[kind]
-    special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
-    model(config(vocab_size=100, **SHAPE, **special)).save_pretrained(tmp_path)
-    for file in tiny_folder().glob("token*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(HeadscopeError, match=r"an encoder (such as BERT has no next token|does not)"):
-        load(str(tmp_path), device="cpu")
+    model, config, sentence = NOT_LOADED[kind]
+    folder = with_tokenizer(tmp_path, model(config(**SHAPE, **SPECIAL)), tiny_folder())
+    with pytest.raises(HeadscopeError, match=sentence) as refusal:
+        load(folder, device="cpu")
+    assert "damaged" not in str(refusal.value)
 
 
-def test_a_bidirectional_model_counts_every_query_for_every_key(
-    tiny: Callable[..., Subject], some_tokens: Callable[..., Tensor]
+def test_a_vision_language_model_is_refused_with_the_way_to_hand_it_over(
+    tiny: Callable[..., Subject], tiny_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    plain = tiny("llama")
-    for layer in plain.anatomy.decoder:
-        layer.module.is_causal = False
-    subject = Subject("bidirectional", plain.model, None, read_anatomy(plain.model))
-    ids = some_tokens(12)
+    folder = with_tokenizer(tmp_path, tiny("llava").model, tiny_folder())
+    with pytest.raises(HeadscopeError, match=r"a vision-language model is handed over in memory, as a probes\.subject"):
+        load(folder, device="cpu")
+
+
+def turned_both_ways(tiny: Callable[..., Subject]) -> Any:
+    model = tiny("llama").model
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = False
+    return model
+
+
+def eurobert(_: Callable[..., Subject]) -> Any:
+    config = transformers.EuroBertConfig(**SHAPE, **SPECIAL, num_key_value_heads=2, head_dim=8, initializer_range=0.3)
+    return transformers.EuroBertForMaskedLM(config).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("build", [turned_both_ways, eurobert])
+def test_in_a_model_that_sees_both_ways_every_query_counts_for_every_key(
+    build: Callable[..., Any], tiny: Callable[..., Subject], some_tokens: Callable[..., Tensor], own_attention: Any
+) -> None:
+    model = build(tiny)
+    subject = Subject("bidirectional", model, None, read_anatomy(model))
+    ids, everything = some_tokens(12), torch.zeros(1, 1, 12, 12)
     found = looked_at(subject, ids)
+    with own_attention(subject), torch.inference_mode():
+        # A Llama's own attention goes by its mask alone, so it is given one that hides nothing.
+        maps = torch.stack(model(ids, attention_mask=everything, output_attentions=True).attentions)[:, 0]
+    assert (maps > 0).all()
     assert (found["seen_by"].values == 12).all()
-    # By hand: without a mask, every token sees every other.
-    maps = []
-    for layer in subject.anatomy.decoder:
-        layer.module.register_forward_hook(lambda _, __, out: maps.append(out[1]))
-    before, subject.model.config._attn_implementation = subject.model.config._attn_implementation, "eager"
-    open_mask = torch.zeros(1, 1, 12, 12)
-    subject.model(ids, attention_mask=open_mask)
-    subject.model.config._attn_implementation = before
-    received = torch.stack(maps)[:, 0].mean(-2)
-    torch.testing.assert_close(torch.from_numpy(found["received"].values), received, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(found["received"].values), maps.mean(-2), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["gpt_oss", "mistral"])
@@ -89,12 +119,7 @@ def test_learned_sinks_and_windows_are_measured_from_the_models_own_maps(
 def test_a_tokenizer_without_bos_is_measured_without_one_and_the_run_says_so(
     tiny_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from analysis.cli import main
-
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for file in tiny_folder().iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    folder = Path(copytree(tiny_folder(), tmp_path / "model"))
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings.pop("bos_token", None)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kernels.statistics import PER_KEY, STATISTICS, QueryWindow, Tile, operation, statistics
+from kernels.attention import visible_pairs, weights
+from kernels.statistics import PER_KEY, STATISTICS, QueryWindow, Tile, map_statistics, operation, statistics
 
 Measure = Callable[..., dict[str, Tensor]]
 WINDOWS = {"early": QueryWindow(stop=5), "next": QueryWindow(nearest=1, farthest=3)}
@@ -155,6 +156,52 @@ def test_who_answers_is_chosen_unless_named_or_forced(monkeypatch: pytest.Monkey
     statistics(q, k, scale=1.0, wanted=["lse"])
     statistics(q, k, scale=1.0, wanted=["lse"], implementation="blocked")
     assert asked == ["blocked", "reference", "reference", "blocked"]
+
+
+OF_ANY_MAP = ("entropy", "distance", "clipped_distance", "top_key", "top_weights", "mass", "self_mass", "participation",
+              "distance_histogram", *PER_KEY)  # fmt: skip
+
+
+def whole_map(sink: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Any], dict[str, Tensor]]:
+    """A softmax's map, what it sees, options that both kinds of answer take, and the answer from q and k."""
+    q, k = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 12, 8)
+    seen = visible_pairs(9, 12, causal=True)[None, None]
+    first = (torch.arange(12) < 3).expand(2, 12)
+    options: dict[str, Any] = {
+        "wanted": OF_ANY_MAP,
+        "spans": {"first": first},
+        "windows": WINDOWS,
+        "clip": 4,
+        "top": 3,
+        "query_positions": torch.arange(3, 12).expand(2, 9),
+        "key_positions": torch.arange(12).expand(2, 12),
+    }
+    p = weights(q, k, scale=0.4, mask=seen, sink=sink)
+    return p, seen, options, statistics(q, k, scale=0.4, sink=sink, **options)
+
+
+@pytest.mark.parametrize("sink", [None, torch.tensor([-1.0, 0.0, 1.0, 2.0])])
+def test_a_whole_map_has_the_statistics_of_the_softmax_that_made_it(sink: Tensor | None) -> None:
+    p, seen, options, expected = whole_map(sink)
+    found = map_statistics(p, seen, **options)
+    assert list(found) == list(expected)
+    for name, value in found.items():
+        # What rounding leaves of a row that spends everything, some 1e-7, counts in the entropy as -x log x.
+        assert torch.allclose(value.double(), expected[name].double(), atol=1e-5), name
+
+
+def test_a_head_that_does_nothing_has_no_entropy_no_strongest_key_and_gives_no_key_anything() -> None:
+    p, seen, options, _ = whole_map(None)
+    found = map_statistics(torch.zeros_like(p), seen, **options)
+    assert (found.pop("top_key") == -1).all()
+    for name, value in found.items():
+        assert (value == (-1 if name.startswith("mean_query") else 0)).all(), name
+
+
+def test_a_map_that_is_no_softmax_has_no_log_sum_exp() -> None:
+    p, seen, options, _ = whole_map(None)
+    with pytest.raises(ValueError, match="the statistic 'lse' is that of a softmax, and these weights are none"):
+        map_statistics(p, seen, **options | {"wanted": ["entropy", "lse"]})
 
 
 def test_the_processor_is_answered_by_the_blocked_path() -> None:

@@ -1,6 +1,7 @@
 """The trained pairs: each rule by hand, and the same through a Tap."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from probes.subject import Subject, load
 from probes.tap import Tap
 
 TOKENS = 20
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "initializer_range": 0.3, "tie_word_embeddings": True, "clip_alpha": 2.0,
 }  # fmt: skip
@@ -110,11 +111,14 @@ def test_a_tap_leaves_the_logits_and_reads_the_models_own_map(pair: Subject, ids
 
 
 def test_decoding_with_a_cache_goes_on_where_the_whole_text_would(pair: Subject, ids: Tensor) -> None:
-    whole = pair.model(ids).logits[0, -1]
+    whole = pair.model(ids, output_attentions=True)
     cache = pair.model(ids[:, :-1]).past_key_values
-    with torch.inference_mode(), Tap(pair):
+    reader = StatisticsReader(["mass"], {"first": [0]})
+    with torch.inference_mode(), Tap(pair, readers=[reader]):
         step = pair.model(ids[:, -1:], past_key_values=cache).logits[0, -1]
-    torch.testing.assert_close(step, whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(step, whole.logits[0, -1], atol=1e-5, rtol=1e-4)
+    on_the_first = torch.stack(whole.attentions)[..., -1:, 0]
+    torch.testing.assert_close(reader.stacked("mass:first"), on_the_first, atol=1e-6, rtol=1e-5)
 
 
 def test_left_padding_changes_no_answer(pair: Subject, ids: Tensor) -> None:
