@@ -74,7 +74,7 @@ def role_grid(frame: pd.DataFrame, roles: Sequence[str]) -> Layers:
         tooltip=[alt.Tooltip("name:N", title="name"), alt.Tooltip("roles:N", title="confirmed roles")],
     )
     scale = alt.Scale(domain=list(words.values()), range=[ROLE_COLOURS[name] for name in names])
-    legend = alt.Legend(orient="top", columns=4, labelLimit=140)
+    legend = alt.Legend(orient="top", columns=2)  # three are too wide for a phone
     empty = base.mark_rect(cursor="pointer", fillOpacity=0, stroke=NEUTRAL, strokeOpacity=0.35, strokeWidth=0.5)
     cells = base.transform_filter(alt.datum.shown != None).mark_rect(cursor="pointer")  # noqa: E711, Vega compares
     coloured = cells.encode(color=alt.Color("shown:N", title=None, scale=scale, legend=legend))

@@ -34,6 +34,7 @@ def page() -> None:
 def _scores(run: Run, name: str) -> None:
     layer, head, _ = parse_head(name)
     scores = tables.scores_of_head(reading.heads(run), layer, head)
+    scores = scores.sort_values("metric", key=lambda names: names.map(metrics.metric_order(run).index))
     asked = [metrics.prompts_of(run, metric) for metric in scores["metric"]]
     scores["metric"] = [metrics.metric_of(run, metric).words for metric in scores["metric"]]
     several = len(set(asked)) > 1

@@ -16,7 +16,6 @@ MEASURES = {
     "kurtosis": "kurtosis",
     "unspent": "unspent attention",
 }
-LOG = ("largest_activation", "kurtosis")
 IN_TABLE = MEASURES | {"int8_loss": "loss in 8 bits", "sink_rate": "sink rate"}
 OVER_TRAINING = {
     "first_share": "attention on the first token",
@@ -58,8 +57,9 @@ def curve_table(summary: Mapping[str, Any], chosen: Sequence[str]) -> pd.DataFra
 
 
 def last_steps(table: pd.DataFrame) -> pd.DataFrame:
-    """The end of each curve."""
-    return table.sort_values("step").groupby(["rule", "seed"], sort=False).tail(1).sort_values(["rule", "seed"])
+    """The end of each curve, its columns in words."""
+    last = table.sort_values("step").groupby(["rule", "seed"]).tail(1).sort_values(["rule", "seed"])
+    return last[["rule", "seed", "step", "sink_rate", *OVER_TRAINING]].rename(columns=IN_TABLE)
 
 
 def span(table: pd.DataFrame, measure: str) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from views import estimates, pair_tables, reading, tables
 from views.address import chosen_run, pick_several
 
 ACROSS = 3  # charts beside each other
+KINDS: dict[str, estimates.Kind] = {"loss": "far", "largest_activation": "log", "kurtosis": "log"}
 
 
 def page() -> None:
@@ -18,10 +19,10 @@ def page() -> None:
     rows, measures = pair_tables.model_rows(summary), pair_tables.measures(summary)
     places = [place for _ in range(0, len(measures), ACROSS) for place in st.columns(ACROSS)]
     for place, (name, words) in zip(places, measures.items(), strict=False):
-        log = name in pair_tables.LOG
-        title = f"{tables.capital(words)}{' (log scale)' if log else ''}"
+        kind = KINDS.get(name, "size")
+        title = f"{tables.capital(words)}{' (log scale)' if kind == 'log' else ''}"
         place.altair_chart(
-            estimates.dots(tables.long_table(rows, {name: words}), "model", "rule", title, log=log),
+            estimates.dots(tables.long_table(rows, {name: words}), "model", "rule", title, kind),
             alt=f"{title} of {len(rows)} models, with 95% intervals over {summary['windows']} windows of text: "
             + "; ".join(f"{row['model']} {tables.number(row[name]['value'])}" for row in rows),
         )
@@ -50,7 +51,7 @@ def _training(summary: dict[str, Any]) -> None:
     shown = {words: colour for words, colour in colours.items() if words in set(table["rule"])}
     last = pair_tables.last_steps(table)
     for place, (name, words) in zip(st.columns(ACROSS), pair_tables.OVER_TRAINING.items(), strict=True):
-        log = name in pair_tables.LOG
+        log = KINDS.get(name) == "log"
         title = f"{tables.capital(words)}{' (log scale)' if log else ''}"
         place.altair_chart(
             estimates.curves(table, name, title, shown, log=log, span=pair_tables.span(table, name)),

@@ -11,7 +11,7 @@ from views import tables
 
 NO_ROLE = "no role"
 CONFIRMED, CHOSEN, NEITHER, NOT_MEASURED = "confirmed", "chosen, not confirmed", "no", "not measured"
-GROUPS = {"retrieval": "retrieval heads", "others": "the other heads"}
+GROUPS = {"retrieval": "retrieval heads", "others": "other heads"}
 
 
 def roles_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from views import tables
+from analysis import uncertainty
 
 SHARES = {
     "sink_rate": "sink rate",
@@ -14,8 +14,8 @@ SHARES = {
     "sink_contribution": "sinks' part of the output",
 }
 SIZES = {
-    "value_ratio": "length of a sink's value, by the median of the others",
-    "write": "write, by the residual stream",
+    "value_ratio": "length of a sink's value",
+    "write": "norm that a head writes",
 }
 UNSPENT = {"unspent": "unspent attention"}
 ABOVE_ROUNDING = 1e-4  # a softmax in 32 bits leaves less than this
@@ -68,7 +68,7 @@ def massive_table(found: Mapping[str, Any]) -> pd.DataFrame:
                 "coordinate": row["coordinate"],
                 "mean": row["value"],
                 "times the median": row["times_median"],
-                "share of prompts [95%]": tables.estimate(row["share"]),
+                "share of prompts [95%]": uncertainty.interval(row["share"]),
                 "at positions": ", ".join(str(each["position"]) for each in row["positions"]),
                 "on tokens": ", ".join(repr(each["token"]) for each in row["tokens"]),
             }

@@ -52,15 +52,19 @@ def _layers(run: Run, summary: dict[str, Any]) -> None:
     layers, n = summary["layers"], summary["judged_on"]["n"]
     shares = sink_tables.SHARES | ({} if sink_tables.spends_all(layers) else sink_tables.UNSPENT)
     sizes = {name: words for name, words in sink_tables.SIZES.items() if any(name in row for row in layers)}
-    for place, measures, title in zip(
-        st.columns(2), (shares, sizes), ("What the sinks take", "What they carry, and what is written"), strict=True
-    ):
-        frame = tables.long_table(layers, measures)
+    drawn: list[tuple[str, estimates.Kind, dict[str, str]]] = [("What the sinks take", "share", shares)]
+    drawn += [(tables.capital(words), "size", {name: words}) for name, words in sizes.items()]
+    for place, (title, kind, measures) in zip(st.columns([2, *(1 for _ in sizes)]), drawn, strict=True):
         place.altair_chart(
-            estimates.lines(frame, "layer", title, top=1.0 if measures is shares else None),
+            estimates.lines(tables.long_table(layers, measures), "layer", title, kind),
             alt=f"{title}, per layer, mean over heads with 95% bands over {n} prompts: {', '.join(measures.values())}. "
             "The table below holds the same numbers.",
         )
+    st.caption(
+        "Means over heads, bands over prompts. Sinks' part of the output: their attention times the length of their "
+        "values, by that of all tokens. Length of a sink's value: by the median of the other tokens. Norm that a head "
+        "writes: by the norm of the residual stream that its block reads."
+    )
     table = tables.wide_table(layers, shares | sizes)
     with st.expander(f"The same numbers, {len(table)} layers, mean over heads, n = {n}"):
         st.dataframe(table, hide_index=True, alt="Table of layers: sinks, what they carry, what is written")
@@ -73,7 +77,7 @@ def _conditions(summary: dict[str, Any]) -> None:
     for place, (name, title) in zip(st.columns(2), list(sink_tables.SHARES.items())[:2], strict=True):
         frame = tables.long_table(rows, {name: title})
         place.altair_chart(
-            estimates.dots(frame, "prompts", "begins", tables.capital(title), top=1.0),
+            estimates.dots(frame, "prompts", "begins", tables.capital(title), "share"),
             alt=f"{title} for {len(rows)} kinds of prompt, mean over heads with 95% intervals over prompts. The table "
             "below holds the same numbers.",
         )
@@ -132,7 +136,7 @@ def _massive(found: dict[str, Any]) -> None:
     for place, (name, words) in zip(st.columns(2), sink_tables.SPREADS.items(), strict=True):
         frame = tables.long_table(rows, {name: "all tokens", f"later {name}": "without the first token"})
         place.altair_chart(
-            estimates.lines(frame, "layer", f"{tables.capital(words)} (log scale)", log=True),
+            estimates.lines(frame, "layer", f"{tables.capital(words)} (log scale)", "log"),
             alt=f"{words} of the {ACTIVATIONS[activation]} per layer on a log scale, mean over {found['n']} prompts, "
             "of all tokens and without the first. The table below holds the same numbers.",
         )

@@ -8,13 +8,10 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,6 @@ from streamlit.testing.v1 import AppTest
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "app.py"
-STARTS_WITHIN = 60.0  # seconds, on a busy machine
 PATIENCE = 20_000  # milliseconds, for one thing to appear
 
 
@@ -65,7 +61,7 @@ def everything_said(app: AppTest) -> str:
 
 
 def test_an_empty_folder_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for page in ("runs", "heads", "head", "needles", "ablation"):
+    for page in ("runs", "heads", "head", "needles", "ablation", "sinks", "roles", "pairs"):
         assert "headscope demo" in everything_said(opened(tmp_path, page, monkeypatch)), page
 
 
@@ -161,46 +157,14 @@ def test_damaged_numbers_are_one_sentence(runs: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.fixture(scope="module")
-def address(runs: Path) -> Iterator[str]:
-    """A running dashboard."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(APP), "--server.headless=true"]
-    server = subprocess.Popen(
-        [*command, f"--server.port={port}", "--server.address=127.0.0.1"],
-        cwd=ROOT,
-        env=os.environ | {"HEADSCOPE_RUNS": str(runs)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + STARTS_WITHIN
-        while not _answers(f"{url}/_stcore/health"):
-            assert server.poll() is None, "the dashboard ended while it started"
-            assert time.monotonic() < deadline, f"the dashboard did not start within {STARTS_WITHIN:.0f} s"
-            time.sleep(0.2)
+def address(runs: Path, dashboard: Callable[[Path], AbstractContextManager[str]]) -> Iterator[str]:
+    with dashboard(runs) as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
 
 
-def _answers(url: str) -> bool:
-    # No proxy: the dashboard is on this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=2) as reply:
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def test_the_command_serves_at_the_first_start_of_a_machine_without_asking_anything(runs: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def test_the_command_serves_at_the_first_start_of_a_machine_without_asking_anything(
+    runs: Path, tmp_path: Path, port: int, started: Callable[[Any, str], None]
+) -> None:
     server = subprocess.Popen(
         [sys.executable, "-m", "analysis.cli", "ui", "--port", str(port), "--out", str(runs)],
         cwd=ROOT,
@@ -211,32 +175,12 @@ def test_the_command_serves_at_the_first_start_of_a_machine_without_asking_anyth
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + STARTS_WITHIN
-        while not _answers(f"http://localhost:{port}/_stcore/health"):
-            assert server.poll() is None, "the command ended while the dashboard started"
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        started(server, f"http://localhost:{port}")
         os.killpg(server.pid, signal.SIGINT)  # Ctrl-C reaches the command and its server
         assert server.wait(timeout=20) == 0
     finally:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        sentence = "no chromium on the PATH: install it (apt-get install chromium) to run the browser tests"
-        if os.environ.get("HEADSCOPE_REQUIRE_BROWSER") == "1":
-            pytest.fail(sentence)
-        pytest.skip(sentence)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
