@@ -19,7 +19,7 @@ from analysis.interventions import MEANINGS, PHASES, Meaning
 from analysis.needles import Case, Triple, build, grid, haystack, load_triples, spread, triples
 from analysis.ranking import run_scores
 from analysis.runs import OpenRun, Run, find_run, write_json, writing
-from analysis.study import GRIDS, ModelChoice, work_through
+from analysis.study import GRIDS, ModelChoice, work_through, workers_bytes
 from probes.anatomy import Anatomy
 from probes.errors import HeadscopeError
 from probes.generation import check_length
@@ -222,17 +222,16 @@ def _fits(work: _Work, handling: Handling, *, branches: int) -> bool:
     longest = max(case.length for case in work.cases)
     dtype = next(work.subject.model.parameters()).dtype
     needed = forward_bytes(work.subject.anatomy, longest, dtype=dtype, branches=branches, steps=work.new_tokens)
-    if handling.workers > 1:  # each worker loads the model again
-        needed += sum(weight.numel() * weight.element_size() for weight in work.subject.model.parameters())
-    check_fits(needed * handling.workers, work.subject.device, f"{len(work.cases)} cases of up to {longest} tokens")
+    needed = workers_bytes(work.subject, needed, handling.workers)
+    check_fits(needed, work.subject.device, f"{len(work.cases)} cases of up to {longest} tokens")
     if handling.dry_run and handling.as_json:
         print(json.dumps({"cases": len(work.cases), "longest": longest, "answers": branches,
-                          "bytes_beside_the_weights": needed * handling.workers}))  # fmt: skip
+                          "bytes_beside_the_weights": needed}))  # fmt: skip
     elif handling.dry_run:
         console.print(
             f"{len(work.cases)} cases of {min(case.length for case in work.cases)} to {longest} tokens on "
             f"{work.subject.name} ({work.subject.dtype}, {work.subject.device}), {branches} answers each; about "
-            f"{needed * handling.workers / 1e9:.1f} GB beside the weights. Nothing was run."
+            f"{needed / 1e9:.1f} GB beside the weights. Nothing was run."
         )
     return not handling.dry_run
 

@@ -18,12 +18,10 @@ from analysis.display import Handling
 from analysis.evaluation import Asked, judge
 from analysis.intervene import Point
 from analysis.interventions import written
-from analysis.needles import haystack
 from analysis.runs import Run
 from analysis.study import ModelChoice
 from analysis.tasks import Perplexity
 from probes.errors import HeadscopeError
-from probes.prompt import encode
 from probes.rotary import check_turns
 from probes.sources import DEFAULT_MODEL
 from probes.subject import Subject
@@ -99,11 +97,9 @@ def _turns(subject: Subject) -> bool:
 
 def massive_activations(subject: Subject, *, seed: int) -> list[dict[str, object]]:
     """The massive activations of the model over some short windows of text, as analysis.massive lists them."""
-    looked_at = Perplexity(tokens=LENGTH, stride=LENGTH // 2).examples(subject, count=LOOKED_AT, seed=seed)
-    records = [
-        massive.activation_record(subject, encode(subject, haystack(each.text)[each.start : each.stop], {}))
-        for each in looked_at
-    ]
+    windows = Perplexity(tokens=LENGTH, stride=LENGTH // 2)
+    looked_at = windows.examples(subject, count=LOOKED_AT, seed=seed)
+    records = [massive.activation_record(subject, windows.prompt(subject, each)) for each in looked_at]
     found: list[dict[str, object]] = massive.summarise(records, seed=seed)["massive"]
     return found
 

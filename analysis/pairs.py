@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis import massive
@@ -31,7 +30,7 @@ from analysis.quantisation import quantisation_loss
 from analysis.runs import OpenRun, Run
 from analysis.sinks import SINK_THRESHOLD, first_share, unspent
 from analysis.study import ModelChoice, work_through
-from analysis.uncertainty import CONFIDENCE, bootstrap_means
+from analysis.uncertainty import CONFIDENCE, estimate
 from probes.activation_reader import ActivationReader
 from probes.errors import HeadscopeError
 from probes.generation import last_logits
@@ -156,7 +155,7 @@ def summarise(records: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, A
             "model": record["case"],
             "rule": record["rule"],
             "parameters": record["parameters"],
-            **{name: _estimate(np.array(record["each"][name]), seed) for name in MEASURES},
+            **{name: estimate(np.array(record["each"][name]), seed=seed) for name in MEASURES},
         }
         for record in records
     ]
@@ -177,11 +176,6 @@ def training_curves() -> list[dict[str, Any]]:
     """Of every rule and seed: {"rule", "seed", "curve": [{"step", "loss", "first_share", ...}]} over training."""
     found = json.loads(files("data").joinpath("pairs", "curves.json").read_text())
     return [{name: one[name] for name in ("rule", "seed", "curve")} for one in found]
-
-
-def _estimate(values: NDArray[np.float64], seed: int) -> dict[str, Any]:
-    low, high = bootstrap_means(values[:, None], seed=seed)
-    return {"value": float(values.mean()), "low": float(low[0]), "high": float(high[0]), "n": len(values)}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 The prompts are those of analysis.role_cases, roles and thresholds those of analysis.roles.
 """
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.display import Handling, console, report
+from analysis.display import Handling, report
 from analysis.needles import Case
 from analysis.needles import build as build_needle
 from analysis.ranking import run_scores
@@ -24,10 +23,10 @@ from analysis.retrieval import head_frame
 from analysis.role_cases import RoleCase, evidence_of, examine, role_cases, scores_of
 from analysis.roles import ROLES, Role, carried, halves, needle_absent, summarise
 from analysis.runs import OpenRun, Run, find_run
-from analysis.study import GRIDS, ModelChoice, work_through
+from analysis.study import GRIDS, ModelChoice, prompts_fit, work_through
 from analysis.uncertainty import CONFIDENCE
 from probes.errors import HeadscopeError
-from probes.memory import check_fits, forward_bytes
+from probes.memory import forward_bytes
 from probes.sources import DEFAULT_MODEL
 from probes.subject import Subject
 
@@ -64,7 +63,10 @@ def heads(asked: Asked, handling: Handling) -> Run | None:
     cases = role_cases(subject, asked.grid, count=asked.count, needles=source is None, seed=asked.seed)
     new_tokens = GRIDS[asked.grid].new_tokens
     _rehearse(subject, cases)
-    if not _fits(subject, cases, new_tokens, handling):
+    longest = max(getattr(case, "length", 0) for case in cases)
+    dtype = next(subject.model.parameters()).dtype
+    each = forward_bytes(subject.anatomy, longest, dtype=dtype, steps=new_tokens)
+    if not prompts_fit(subject, len(cases), longest, each, handling):
         return None
     facts = {
         **asdict(asked),
@@ -162,24 +164,6 @@ def _rehearse(subject: Subject, cases: Sequence[RoleCase]) -> None:
     needles = [case for case in cases if isinstance(case, Case)]
     for triple in dict.fromkeys(case.triple for case in needles):
         build_needle(subject, min((case for case in needles if case.triple == triple), key=lambda case: case.length))
-
-
-def _fits(subject: Subject, cases: Sequence[RoleCase], new_tokens: int, handling: Handling) -> bool:
-    """Refuse what would not fit; for a dry run say what would be done, and stop."""
-    longest = max(getattr(case, "length", 0) for case in cases)
-    dtype = next(subject.model.parameters()).dtype
-    needed = forward_bytes(subject.anatomy, longest, dtype=dtype, steps=new_tokens) * handling.workers
-    if handling.workers > 1:  # each worker loads the model again
-        needed += handling.workers * sum(x.numel() * x.element_size() for x in subject.model.parameters())
-    check_fits(needed, subject.device, f"{len(cases)} prompts of up to {longest} tokens")
-    if handling.dry_run and handling.as_json:
-        print(json.dumps({"cases": len(cases), "longest": longest, "bytes_beside_the_weights": needed}))
-    elif handling.dry_run:
-        console.print(
-            f"{len(cases)} prompts of up to {longest} tokens on {subject.name} ({subject.dtype}, {subject.device}); "
-            f"about {needed / 1e9:.1f} GB beside the weights. Nothing was run."
-        )
-    return not handling.dry_run
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from analysis.retrieval import RETRIEVAL_THRESHOLD
-from analysis.uncertainty import bootstrap_means, paired_difference, wilson
+from analysis.uncertainty import bootstrap_means, estimate, paired_difference, wilson
 from probes.heads import Head
 
 SINK_PROMPTS = 0.5  # share of prompts on which a sink head parks its attention
@@ -237,9 +237,6 @@ def needle_absent(
 
 def _sink_shares(present: NDArray[np.float64], absent: NDArray[np.float64], heads: int, seed: int) -> dict[str, Any]:
     n = len(present)
-    estimates = {}
-    for name, values in (("present", present), ("absent", absent)):
-        low, high = bootstrap_means(values[:, None], seed=seed)
-        estimates[name] = {"value": float(values.mean()), "low": float(low[0]), "high": float(high[0]), "n": n}
+    estimates = {"present": estimate(present, seed=seed), "absent": estimate(absent, seed=seed)}
     value, bottom, top = paired_difference(absent, present, seed=seed)
     return {"heads": heads, **estimates, "difference": {"value": value, "low": bottom, "high": top, "n": n}}

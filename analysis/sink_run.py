@@ -21,16 +21,16 @@ import xarray as xr
 
 from analysis import massive
 from analysis.commands import whole_numbers
-from analysis.display import Handling, console, report
+from analysis.display import Handling, report
 from analysis.runs import OpenRun, Run
 from analysis.sink_cases import SinkCase, build, own_cases, own_habit, sink_cases
 from analysis.sink_summary import metric_frame, metric_table, summarise
 from analysis.sinks import find_sinks, per_head, sink_heads, value_lengths
-from analysis.study import ModelChoice, work_through
+from analysis.study import ModelChoice, prompts_fit, work_through
 from probes.activation_reader import TOP, ActivationReader
 from probes.errors import HeadscopeError
 from probes.generation import last_logits
-from probes.memory import check_fits, forward_bytes
+from probes.memory import forward_bytes
 from probes.sink_reader import PER_HEAD_KEY, SinkReader
 from probes.subject import Subject
 from probes.tap import Tap
@@ -65,7 +65,10 @@ def sinks(asked: Asked, handling: Handling) -> Run | None:
     else:
         cases = sink_cases(subject, asked.grid, lengths=lengths, count=asked.count, seed=asked.seed)
     prompts = [build(subject, case).tolist() for case in cases]  # one that can't be built is refused now
-    if not _fits(subject, cases, max(map(len, prompts)), handling):
+    longest = max(map(len, prompts))
+    kept = len(PER_HEAD_KEY) * len(subject.anatomy.heads()) * longest * 4
+    each = forward_bytes(subject.anatomy, longest, dtype=next(subject.model.parameters()).dtype) + 3 * kept
+    if not prompts_fit(subject, len(cases), longest, each, handling):
         return None
     facts = {**asdict(asked), "cases": str(asked.cases) if asked.cases else None, "device": subject.device.type,
              "dtype": subject.dtype, "sha256": subject.sha256, "case_ids": [case.id for case in cases],
@@ -160,25 +163,6 @@ def short(found: Any) -> Any:
     if isinstance(found, list):
         return [short(value) for value in found]
     return float(f"{found:.6g}") if isinstance(found, float) else found
-
-
-def _fits(subject: Subject, cases: Sequence[SinkCase], longest: int, handling: Handling) -> bool:
-    """Refuse what would not fit; for a dry run say what it would take, and stop."""
-    parameters = list(subject.model.parameters())
-    kept = len(PER_HEAD_KEY) * len(subject.anatomy.heads()) * longest * 4
-    needed = forward_bytes(subject.anatomy, longest, dtype=parameters[0].dtype) + 3 * kept
-    if handling.workers > 1:  # each worker loads the model again
-        needed += sum(weight.numel() * weight.element_size() for weight in parameters)
-    needed *= handling.workers
-    check_fits(needed, subject.device, f"{len(cases)} prompts of up to {longest} tokens")
-    if handling.dry_run and handling.as_json:
-        print(json.dumps({"cases": len(cases), "longest": longest, "bytes_beside_the_weights": needed}))
-    elif handling.dry_run:
-        console.print(
-            f"{len(cases)} prompts of up to {longest} tokens on {subject.name} ({subject.dtype}, {subject.device}); "
-            f"about {needed / 1e9:.1f} GB beside the weights. Nothing was run."
-        )
-    return not handling.dry_run
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from xarray import DataArray
 
 from analysis.retrieval import head_frame
 from analysis.sinks import LOCAL, MIN_QUERIES, SINK_HEADS, SINK_THRESHOLD, sink_rate
-from analysis.uncertainty import CONFIDENCE, bootstrap_means, wilson
+from analysis.uncertainty import CONFIDENCE, estimate, wilson
 from probes.heads import Head
 
 Record = Mapping[str, Any]
@@ -75,12 +75,6 @@ def summarise(records: Sequence[Record], frame: pd.DataFrame, judged: Sequence[R
             "sink_head_rate": SINK_HEAD_RATE,
         },
     }
-
-
-def estimate(per_prompt: NDArray[np.float64], *, seed: int) -> dict[str, Any]:
-    """Mean over prompts with its bootstrap interval."""
-    low, high = bootstrap_means(per_prompt[:, None], seed=seed)
-    return {"value": float(per_prompt.mean()), "low": float(low[0]), "high": float(high[0]), "n": len(per_prompt)}
 
 
 def by_condition(records: Sequence[Record], *, seed: int) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ Results are written in the order of the cases whatever the number of workers, so
 with the same bytes as one that was not.
 """
 
+import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,9 +16,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from analysis.display import Handling, console
 from analysis.needles import Case
 from analysis.runs import OpenRun
-from probes.memory import peak_bytes
+from probes.memory import check_fits, peak_bytes
 from probes.subject import Subject, load
 
 
@@ -67,6 +69,27 @@ class Worked:
 
     records: list[dict[str, Any]]
     cost: dict[str, int]
+
+
+def workers_bytes(subject: Subject, each: int, workers: int) -> int:
+    """What the cases take beside the weights in memory; each of several workers loads the model again."""
+    if workers > 1:
+        each += sum(weight.numel() * weight.element_size() for weight in subject.model.parameters())
+    return each * workers
+
+
+def prompts_fit(subject: Subject, count: int, longest: int, each: int, handling: Handling) -> bool:
+    """Refuse prompts that would not fit; for a dry run say what they would take, and stop. each: bytes of a prompt."""
+    needed = workers_bytes(subject, each, handling.workers)
+    check_fits(needed, subject.device, f"{count} prompts of up to {longest} tokens")
+    if handling.dry_run and handling.as_json:
+        print(json.dumps({"cases": count, "longest": longest, "bytes_beside_the_weights": needed}))
+    elif handling.dry_run:
+        console.print(
+            f"{count} prompts of up to {longest} tokens on {subject.name} ({subject.dtype}, {subject.device}); "
+            f"about {needed / 1e9:.1f} GB beside the weights. Nothing was run."
+        )
+    return not handling.dry_run
 
 
 def case_record(subject: Subject, case: Case, tokens: int, needle: Sequence[int]) -> dict[str, Any]:

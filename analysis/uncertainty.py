@@ -63,6 +63,12 @@ def bootstrap_means(values: NDArray[np.float64], *, seed: int) -> tuple[NDArray[
     return low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
 
 
+def estimate(values: NDArray[np.float64], *, seed: int) -> dict[str, Any]:
+    """The mean of a number for each case, with its bootstrap interval and n, as summaries hold it."""
+    low, high = bootstrap_means(values[:, None], seed=seed)
+    return {"value": float(values.mean()), "low": float(low[0]), "high": float(high[0]), "n": len(values)}
+
+
 def bca_mean(values: NDArray[np.float64], *, seed: int) -> tuple[float, float] | None:
     """Interval of the mean of n numbers on any scale: bias-corrected and accelerated bootstrap (Efron, 1987).
 

@@ -296,7 +296,8 @@ def _own_rule(options: dict[str, Any]) -> OwnRule | None:
     if options.get("mechanism") is None:
         return None
     name, settings = options["mechanism"]
-    return mechanism(name), mechanism(name).settings(settings)
+    rule = mechanism(name)
+    return rule, rule.settings(settings)
 
 
 def _implementations(model: nn.Module) -> list[tuple[Any, str]]:

@@ -25,7 +25,7 @@ def lines(frame: pd.DataFrame, x: str, title: str, kind: Kind) -> Layers:
     """A line with its band for each measure, over `x`."""
     names = list(dict.fromkeys(frame["measure"]))
     scale = SCALES[kind]
-    legend = alt.Legend(orient="top", columns=2, labelLimit=320, symbolOpacity=1, symbolType="stroke")
+    legend = alt.Legend(orient="top", columns=1, labelLimit=320, symbolOpacity=1, symbolType="stroke")
     base = alt.Chart(frame).encode(
         x=alt.X(f"{x}:Q", title=x, axis=alt.Axis(grid=False, tickMinStep=1), scale=alt.Scale(nice=False)),
         color=alt.Color(

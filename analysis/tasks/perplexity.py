@@ -16,7 +16,7 @@ from analysis.needles import haystack, haystack_names
 from analysis.tasks.forecast import Forecast, judge_forecasts
 from analysis.tasks.task import Better, Example, Outcome, PlanFor, check_count
 from probes.errors import HeadscopeError
-from probes.prompt import encode
+from probes.prompt import Prompt, encode
 from probes.subject import Subject
 
 
@@ -83,8 +83,12 @@ class Perplexity:
         return found
 
     def judge(self, subject: Subject, example: PerplexityExample, conditions: Mapping[str, PlanFor]) -> dict[str, Any]:
-        prompt = encode(subject, haystack(example.text)[example.start : example.stop], {})
+        prompt = self.prompt(subject, example)
         return judge_forecasts(subject, example, prompt, conditions, _mark, first=len(prompt) - self.stride)
+
+    def prompt(self, subject: Subject, example: PerplexityExample) -> Prompt:
+        """The window, beginning as the tokenizer has it."""
+        return encode(subject, haystack(example.text)[example.start : example.stop], {})
 
 
 def _mark(forecast: Forecast) -> Outcome:
