@@ -15,15 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis import interventions as what
+from analysis import operations as what
 from analysis.interventions import EVERY, PHASES, Intervention
 from analysis.selection import Scores, select
+from kernels.rows import neutral_strength
 from probes.anatomy import Anatomy
 from probes.errors import HeadscopeError
 from probes.heads import Head
-from probes.plan import LayerPlan, MassMove, Overwrite, Plan, Positions, SpanWeight, Streaming, Swap
+from probes.layer_plan import LayerPlan
+from probes.plan import Plan
+from probes.plan_parts import Boost, MassMove, Overwrite, Positions, Redistribution, SpanWeight, Streaming, Swap
 from probes.prompt import Prompt
 from probes.rotary import check_turns
+
+SEEDS_APART = 1000
+"""More than a model has layers, so that no two layers of no two seeds share an order of heads."""
 
 
 def compile_plan(
@@ -121,6 +127,27 @@ def _added(
                 torch.where(mine, share, 0.0),
             )
             return replace(step, moves=(*step.moves, move))
+        case what.Boost(span, strength, kind):
+            boost = Boost(
+                positions("span", span),
+                positions("queries", each.queries),
+                torch.where(mine, strength, neutral_strength(kind)),
+                kind,
+            )
+            return replace(step, boosts=(*step.boosts, boost))
+        case what.Redistribute(sinks, image, give, ratio, floor, shuffle):
+            redistribution = Redistribution(
+                positions("sinks", sinks),
+                positions("image", image),
+                positions("queries", each.queries),
+                mine,
+                give,
+                ratio,
+                floor,
+                # Each layer its own order of heads.
+                None if shuffle is None else SEEDS_APART * shuffle + layer,
+            )
+            return replace(step, redistributions=(*step.redistributions, redistribution))
         case what.Stream(sink, window, inside):
             return replace(step, streams=(*step.streams, Streaming(mine, sink, window, inside)))
         case what.Swap(rule, settings):
@@ -189,7 +216,8 @@ def _check_contradictions(acting: Sequence[tuple[Intervention, tuple[Head, ...]]
 
 
 def _clash(one: Intervention, other: Intervention) -> str | None:
-    spans = (what.WeighSpan, what.ShiftLogits, what.MoveMass, what.Stream)
+    rows = (what.Boost, what.Redistribute)
+    weights = (what.WeighSpan, what.ShiftLogits, what.MoveMass, what.Stream)
     first: Any = one.operation
     second: Any = other.operation
     match first, second:
@@ -205,8 +233,10 @@ def _clash(one: Intervention, other: Intervention) -> str | None:
             return "the query it would scale is replaced"
         case what.Swap(), what.Swap():
             return "a head follows one rule"
-        case what.Swap(), _ if isinstance(second, spans):
+        case what.Swap(), _ if isinstance(second, weights + rows):
             return "the mechanism has weights of its own"
+        case _ if isinstance(first, rows) and isinstance(second, weights):
+            return "rows that are rewritten are computed anew, and would know nothing of the other"
         case what.WeighSpan(a, 0.0), what.WeighSpan(b) | what.ShiftLogits(b) if a == b and one.queries == other.queries:
             return "a span that is knocked out has no weight to change"
         case what.Stream(), what.Stream() if first != second:

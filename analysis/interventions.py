@@ -6,6 +6,12 @@
     shift(needle, -2) @ L17                            2 nats off the logits
     knock_out(needle) @ L17H4 on generated             generated tokens can't look at the needle
     move(0:1, image, 0.2) @ all on last                a fifth of the sink's mass goes to the image (VAR's form)
+    boost(image, 0.2) @ L2-29 on last                  logits s on the image += 0.2 |s| (PAI, PAINT)
+    boost(image, 1.15, multiply) @ L9-14               logits on the image times 1.15, so that negative ones fall (VAF)
+    boost(image, 0.5, across heads) @ L5-17 on last    += 0.5 times the mean of |s| over the layer's heads (Devils)
+    redistribute(0:1, image, 0.6) @ all on question+generated
+                                                       rows that look at the image hand it 0.6 of what sinks hold (VAR);
+                                                       further numbers are the ratio and the floor of such rows
     temperature(0.7) @ L3G1                            logits divided by 0.7
     stream(4, 256) @ bottom(retrieval_score, 50%)      only the first 4 tokens and the last 256
     stream(4, 256, cache) @ all                        the same, with positions counted inside that cache (StreamingLLM)
@@ -24,201 +30,59 @@ query_mean   query before norm and RoPE := its mean over calibration prompts (LO
 output_zero  the head puts out nothing
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Literal, cast, get_args
+from types import NoneType
+from typing import Any, Literal, cast
 
+from analysis.operations import (
+    MEANINGS,
+    Ablate,
+    Boost,
+    Meaning,
+    MoveMass,
+    OnSpans,
+    Operation,
+    Overwrite,
+    Redistribute,
+    Scale,
+    ShiftLogits,
+    Stream,
+    Swap,
+    Temperature,
+    WeighSpan,
+    check_positions,
+    one_of,
+)
 from analysis.selection import Scores, call, check_selector, needs_scores, select
-from kernels.mechanisms import mechanism
+from kernels.rows import Kind
 from probes.anatomy import Anatomy
 from probes.errors import HeadscopeError
 from probes.heads import Head, parse_heads
 
-Meaning = Literal["query_zero", "query_mean", "output_zero"]
 When = Literal["decode", "prefill", "both"]
-MEANINGS: tuple[Meaning, ...] = get_args(Meaning)
+EVERY = "all"
 PHASES: dict[str, frozenset[str]] = {
     "decode": frozenset({"decode"}),
     "prefill": frozenset({"prefill"}),
     "both": frozenset({"prefill", "decode"}),
 }
-EVERY = "all"
-_RANGE = re.compile(r"(-?\d*):(-?\d*)")
-_SPAN = re.compile(r"[A-Za-z_][\w.:-]*")
 _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     float: ((int, float), "number"),
     int: ((int,), "whole number"),
     bool: ((bool,), "true or false"),
     str: ((str,), "text"),
+    int | None: ((int, NoneType), "whole number"),
 }
 
 
-@dataclass(frozen=True)
-class Ablate:
-    """Silence the head, in one of three meanings."""
-
-    meaning: Meaning
-
-    def __post_init__(self) -> None:
-        _one_of("meaning", self.meaning, MEANINGS)
-
-    def __str__(self) -> str:
-        return self.meaning
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Multiply what the head puts out."""
-
-    factor: float
-    name: ClassVar[str] = "scale"
-
-    def __post_init__(self) -> None:
-        _finite("factor", self.factor)
-
-    def __str__(self) -> str:
-        return f"scale({_short(self.factor)})"
-
-
-@dataclass(frozen=True)
-class Temperature:
-    """Divide the logits (before any soft-cap; a learned sink's logit stays)."""
-
-    value: float
-    name: ClassVar[str] = "temperature"
-
-    def __post_init__(self) -> None:
-        if _finite("temperature", self.value) <= 0:
-            raise HeadscopeError(f"temperature: {self.value:g} must be above 0.")
-
-    def __str__(self) -> str:
-        return f"temperature({_short(self.value)})"
-
-
-@dataclass(frozen=True)
-class WeighSpan:
-    """Multiply the attention on a span: 0 knocks it out. plain: rows are not renormalised."""
-
-    span: str
-    factor: float
-    plain: bool = False
-    name: ClassVar[str] = "weight"
-
-    def __post_init__(self) -> None:
-        check_positions("span", self.span)
-        if _finite("factor", self.factor) < 0:
-            raise HeadscopeError(f"factor: {self.factor:g} is negative, and attention can't be.")
-
-    def __str__(self) -> str:
-        if self.factor == 0 and not self.plain:
-            return f"knock_out({self.span})"
-        return f"weight({self.span}, {_short(self.factor)}{', plain' if self.plain else ''})"
-
-
-@dataclass(frozen=True)
-class ShiftLogits:
-    """Add to the logits of a span, in nats."""
-
-    span: str
-    by: float
-    name: ClassVar[str] = "shift"
-
-    def __post_init__(self) -> None:
-        check_positions("span", self.span)
-        if abs(_finite("by", self.by)) > 80:
-            raise HeadscopeError(f"by: {self.by:g} is beyond 80 nats, where float32 ends: use knock_out for -infinity.")
-
-    def __str__(self) -> str:
-        return f"shift({self.span}, {_short(self.by)})"
-
-
-@dataclass(frozen=True)
-class MoveMass:
-    """Hand a share of each row's attention on one span to another, in proportion to what that holds."""
-
-    source: str
-    target: str
-    share: float
-    name: ClassVar[str] = "move"
-
-    def __post_init__(self) -> None:
-        check_positions("source", self.source)
-        check_positions("target", self.target)
-        if not 0 <= _finite("share", self.share) <= 1:
-            raise HeadscopeError(f"share: {self.share:g} is outside 0 to 1.")
-        if self.source == self.target:
-            raise HeadscopeError(f"target: {self.target!r} is the source too, so nothing would move.")
-
-    def __str__(self) -> str:
-        return f"move({self.source}, {self.target}, {_short(self.share)})"
-
-
-@dataclass(frozen=True)
-class Stream:
-    """The head sees the first `sink` tokens and the last `window`, its own included.
-
-    inside: positions are counted inside that cache, as in StreamingLLM, and not in the text.
-    """
-
-    sink: int
-    window: int
-    inside: bool = False
-    name: ClassVar[str] = "stream"
-
-    def __post_init__(self) -> None:
-        if self.sink < 0:
-            raise HeadscopeError(f"sink: {self.sink} is negative.")
-        if self.window < 1:
-            raise HeadscopeError(f"window: {self.window} is below 1, and a token at least sees itself.")
-
-    def __str__(self) -> str:
-        return f"stream({self.sink}, {self.window}{', cache' if self.inside else ''})"
-
-
-@dataclass(frozen=True)
-class Swap:
-    """Another rule than softmax: a Mechanism by name, with its settings."""
-
-    mechanism: str
-    settings: tuple[tuple[str, float], ...] = ()
-    name: ClassVar[str] = "swap"
-
-    def __post_init__(self) -> None:
-        try:
-            mechanism(self.mechanism).settings(dict(self.settings))
-        except ValueError as error:
-            raise HeadscopeError(f"mechanism: {error}") from None
-
-    def __str__(self) -> str:
-        return f"swap({', '.join([self.mechanism, *(f'{key}={_short(value)}' for key, value in self.settings)])})"
-
-
-@dataclass(frozen=True)
-class Overwrite:
-    """Behind a layer, set a coordinate of the residual stream where its |x| reaches `above` (0: on every token)."""
-
-    coordinate: int
-    value: float
-    above: float
-    name: ClassVar[str] = "overwrite"
-
-    def __post_init__(self) -> None:
-        if self.coordinate < 0:
-            raise HeadscopeError(f"coordinate: {self.coordinate} is negative.")
-        _finite("value", self.value)
-        if _finite("above", self.above) < 0:
-            raise HeadscopeError(f"above: {self.above:g} is negative: write 0 to overwrite every token.")
-
-    def __str__(self) -> str:
-        return f"overwrite({self.coordinate}, {_short(self.value)}, {_short(self.above)})"
-
-
-Operation = Ablate | Scale | Temperature | WeighSpan | ShiftLogits | MoveMass | Stream | Swap | Overwrite
 _OPERATIONS: dict[str, type[Any]] = {
-    kind.name: kind for kind in (Scale, Temperature, WeighSpan, ShiftLogits, MoveMass, Stream, Swap, Overwrite)
-} | {"ablate": Ablate}
+    kind.name: kind
+    for kind in (
+        Scale, Temperature, WeighSpan, ShiftLogits, MoveMass, Boost, Redistribute, Stream, Swap, Overwrite,
+    )
+} | {"ablate": Ablate}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -237,8 +101,8 @@ class Intervention:
     def __post_init__(self) -> None:
         check_selector(self.heads)
         check_positions("queries", self.queries, last=True)
-        _one_of("phase", self.phase, tuple(PHASES))
-        if self.queries != EVERY and not isinstance(self.operation, WeighSpan | ShiftLogits | MoveMass):
+        one_of("phase", self.phase, tuple(PHASES))
+        if self.queries != EVERY and not isinstance(self.operation, OnSpans):
             raise HeadscopeError(f"queries: {self.operation} acts whatever the query; leave out the queries.")
 
     def __str__(self) -> str:
@@ -339,6 +203,12 @@ def _parse_operation(text: str) -> Operation:
                 return ShiftLogits(span, _read("by", by))
             case "move", [source, target, share]:
                 return MoveMass(source, target, _read("share", share))
+            case "boost", [span, strength]:
+                return Boost(span, _read("strength", strength))
+            case "boost", [span, strength, kind]:
+                return Boost(span, _read("strength", strength), cast(Kind, kind))  # checked by the Boost
+            case "redistribute", [sinks, image, give, *rest] if len(rest) <= 3:
+                return _read_redistribution(sinks, image, give, rest)
             case "stream", [sink, window]:
                 return Stream(int(sink), int(window))
             case "stream", [sink, window, "cache"]:
@@ -352,23 +222,21 @@ def _parse_operation(text: str) -> Operation:
         raise HeadscopeError(f"operation: {text!r} takes whole numbers, such as stream(4, 256).") from None
     raise HeadscopeError(
         f"operation: {text!r} is none of query_zero, query_mean, output_zero, scale(F), temperature(T), "
-        "weight(SPAN, F), knock_out(SPAN), shift(SPAN, NATS), move(SPAN, SPAN, SHARE), stream(SINK, WINDOW), "
-        "swap(MECHANISM), overwrite(COORDINATE, VALUE, ABOVE)."
+        "weight(SPAN, F), knock_out(SPAN), shift(SPAN, NATS), move(SPAN, SPAN, SHARE), boost(SPAN, STRENGTH), "
+        "redistribute(SINKS, IMAGE, GIVE), stream(SINK, WINDOW), swap(MECHANISM), overwrite(COORDINATE, VALUE, ABOVE)."
     )
 
 
-def check_positions(name: str, text: str, *, last: bool = False) -> None:
-    """Raises HeadscopeError, naming the field, where a text can name no positions in any prompt."""
-    for term in text.split("+"):
-        if found := _RANGE.fullmatch(term.strip()):
-            if found[1] and found[2] and int(found[1]) >= int(found[2]) and (int(found[1]) < 0) == (int(found[2]) < 0):
-                raise HeadscopeError(f"{name}: the range {term} is empty.")
-        elif term.strip() == "last" and not last:
-            raise HeadscopeError(f"{name}: 'last' names queries, not keys: write -1: for the prompt's last token.")
-        elif not _SPAN.fullmatch(term.strip()):
-            raise HeadscopeError(
-                f"{name}: {term!r} is neither a span, such as needle, nor a range of positions, such as 0:4."
-            )
+def _read_redistribution(sinks: str, image: str, give: str, rest: Sequence[str]) -> Redistribute:
+    names = ("ratio", "floor")
+    numbers = list(rest)
+    shuffle = None
+    if numbers and numbers[-1].startswith("shuffle="):
+        shuffle = _whole("shuffle", numbers.pop().removeprefix("shuffle="))
+    if len(numbers) > len(names):
+        raise HeadscopeError(f"operation: redistribute takes a ratio and a floor, and {numbers[-1]!r} is one too many.")
+    given = {name: _read(name, number) for name, number in zip(names, numbers, strict=False)}
+    return Redistribute(sinks, image, _read("give", give), **given, shuffle=shuffle)
 
 
 def _read(name: str, text: str) -> float:
@@ -383,23 +251,6 @@ def _whole(name: str, text: str) -> int:
         return int(text)
     except ValueError:
         raise HeadscopeError(f"{name}: {text!r} is no whole number.") from None
-
-
-def _short(number: float) -> str:
-    """The number in as few digits as read back to the same."""
-    text = f"{number:g}"
-    return text if float(text) == number else repr(number)
-
-
-def _finite(name: str, number: float) -> float:
-    if not math.isfinite(number):
-        raise HeadscopeError(f"{name}: {number} is no finite number.")
-    return number
-
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise HeadscopeError(f"{name}: {value!r} is none of {', '.join(allowed)}.")
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kernels.mechanisms import mechanism
 from kernels.reweight import attend_changed
+from kernels.rows import Rewritten, attend_rows
 from probes.call import AttentionCall
 from probes.errors import HeadscopeError
 from probes.plan import LayerPlan, Report, Swap
@@ -24,7 +25,7 @@ def changed_output(
     """
     path: str = "as the model"
     without: dict[str, Any] = {}
-    if call.branched and (step.reweighs or step.swaps):
+    if call.branched and (step.reweighs or step.rewrites or step.swaps):
         raise HeadscopeError(
             "Branches share a prompt's cache and can change queries and outputs only: decode one row alone."
         )
@@ -32,7 +33,7 @@ def changed_output(
     def moved(positions: Int[Tensor, "b n"]) -> Tensor:
         return turned(call.layer, call.q, at=call.query_positions, to=positions)
 
-    if call.rule is not None and step.reweighs:
+    if call.rule is not None and (step.reweighs or step.rewrites):
         raise HeadscopeError(
             f"Layer {call.layer.index} attends by {call.rule[0].name}, and only a softmax's weights can be changed: "
             "change its queries, its outputs or the rule."
@@ -56,6 +57,12 @@ def changed_output(
         without = {"without_key": found.rows_without_key, "without_target": found.rows_without_target}
     else:
         output = call.output
+    if step.rewrites:
+        rewritten = _rewritten(step, call, output)
+        output, path = rewritten.output, f"{path}+few rows"
+        without["without_target"] = without.get("without_target", 0) + rewritten.rows_without_target
+        if step.redistributions:
+            without["image_centric"] = rewritten.rows_image_centric
     for swap in step.swaps:
         output = _swapped(swap, call, inputs, output)
         path = f"{path}+{swap.mechanism}"
@@ -63,6 +70,24 @@ def changed_output(
         output = output * step.output_scale[:, :, None, None].to(output)
     report.add(call.phase, call.layer.index, path, **without)
     return output
+
+
+def _rewritten(step: LayerPlan, call: AttentionCall, output: Float[Tensor, "b h n e"]) -> Rewritten:
+    """The output with the rewritten rows in place."""
+    boosts, redistributions = step.rewritten(call.query_positions, call.key_positions)
+    return attend_rows(
+        call.q,
+        call.k,
+        call.v,
+        output,
+        scale=call.scale,
+        mask=call.mask,
+        causal=call.causal,
+        softcap=call.layer.softcap,
+        sink=call.sink,
+        boosts=boosts,
+        redistributions=redistributions,
+    )
 
 
 def _swapped(swap: Swap, call: AttentionCall, inputs: Tensor | None, output: Tensor) -> Tensor:

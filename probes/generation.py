@@ -9,9 +9,12 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from probes.batch import collate, forward, step_positions
 from probes.branches import BranchCache
+from probes.contrast import Contrast, with_idle_rows
 from probes.errors import HeadscopeError
 from probes.plan import Plan
+from probes.prompt import Prompt
 from probes.subject import Subject
 from probes.tap import Reader, Tap
 
@@ -97,11 +100,12 @@ def greedy_branches(
 @torch.inference_mode()
 def generate(
     subject: Subject,
-    prompts: Sequence[Int[Tensor, " n"]],
+    prompts: Sequence[Prompt | Int[Tensor, " n"]],
     *,
     new_tokens: int,
     plan: Plan | None = None,
     readers: Sequence[Reader] = (),
+    contrast: Contrast | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
@@ -111,33 +115,45 @@ def generate(
     temperature 0 takes the most likely token; above it tokens are drawn, from the likeliest that together hold `top_p`
     of the probability (Holtzman et al., "The Curious Case of Neural Text Degeneration", ICLR 2020). plan: its rows are
     the prompts, or one row for all (Plan.stack). readers see the prefill and every step; padding on the left has
-    negative positions. Raises HeadscopeError for an empty batch and for settings out of range.
+    negative positions. contrast: further streams that decode in the same batch, behind the prompts, under no plan, fed
+    the tokens chosen for their prompts; readers see them too. Raises HeadscopeError for an empty batch and for settings
+    out of range.
     """
     if not prompts or new_tokens < 1:
         raise HeadscopeError("Generation takes at least one prompt and one new token.")
     if temperature < 0 or not 0 < top_p <= 1:
         raise HeadscopeError(f"temperature is at least 0 and top_p in (0, 1]: {temperature} and {top_p} are not.")
-    longest = max(len(ids) for ids in prompts)
-    check_length(subject, longest, new_tokens)
-    ids = torch.stack([torch.cat([ids.new_zeros(longest - len(ids)), ids]) for ids in prompts]).to(subject.device)
-    seen = torch.stack([torch.arange(longest) >= longest - len(ids) for ids in prompts]).long().to(subject.device)
+    streams = contrast.streams(prompts) if contrast is not None else []
+    if any(len(stream) != len(prompts) for stream in streams):
+        raise HeadscopeError(f"Each stream of a contrast needs {len(prompts)} prompts, one beside each.")
+    every = [*prompts, *(prompt for stream in streams for prompt in stream)]
+    check_length(subject, max(len(prompt) for prompt in every), new_tokens)
+    if streams and plan is not None:
+        plan = with_idle_rows(plan, len(prompts), len(every))
+    batch = collate(subject, every)
     stop = torch.tensor(sorted(subject.stop_tokens), device=subject.device)
     draw = torch.Generator().manual_seed(seed)
-    cache, found = DynamicCache(config=subject.model.config), []
+    cache, found, seen = DynamicCache(config=subject.model.config), [], batch.seen
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=subject.device)
-    with Tap(subject, readers=readers, plan=plan):
-        for _ in range(new_tokens):
-            positions = (seen.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-            logits = subject.model(
-                input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True,
-                **last_logits(subject),
-            ).logits[:, -1]  # fmt: skip
-            chosen = _chosen(logits, temperature, top_p, draw)
+    options = {"past_key_values": cache, "use_cache": True, **last_logits(subject)}
+    with Tap(subject, readers=[*readers, *(contrast.readers if contrast is not None else ())], plan=plan):
+        logits = forward(subject, batch, **options).logits[:, -1]
+        for step in range(new_tokens):
+            main, *others = logits.split(len(prompts))
+            if contrast is not None:
+                main = contrast.combine(main, others)
+            chosen = _chosen(main, temperature, top_p, draw)
             ended = ended | torch.isin(chosen, stop)
             found.append(torch.where(ended, -1, chosen))
-            if bool(ended.all()):
+            if step + 1 == new_tokens or bool(ended.all()):
                 break
-            ids, seen = chosen[:, None], torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
+            seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
+            logits = subject.model(
+                input_ids=chosen.repeat(1 + len(streams))[:, None],
+                attention_mask=seen,
+                position_ids=step_positions(batch, step),
+                **options,
+            ).logits[:, -1]
     return [[token for token in row if token >= 0] for row in torch.stack(found, dim=1).tolist()]
 
 

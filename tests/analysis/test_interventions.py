@@ -12,9 +12,11 @@ from analysis.intervene import Point, arms
 from analysis.interventions import (
     MEANINGS,
     Ablate,
+    Boost,
     Intervention,
     MoveMass,
     Overwrite,
+    Redistribute,
     Scale,
     ShiftLogits,
     Stream,
@@ -24,10 +26,12 @@ from analysis.interventions import (
     parse,
     written,
 )
+from kernels.rows import KINDS
 from probes.errors import HeadscopeError
 from probes.subject import Subject
 
 NUMBERS = st.floats(1e-6, 50)
+UNIT = st.floats(0, 1)
 SPANS = st.sampled_from(["needle", "image", "object:cat", "0:4", "-8:", "needle+0:1", "all", "generated"])
 OPERATIONS = st.one_of(
     st.sampled_from([Ablate(meaning) for meaning in MEANINGS]),
@@ -40,8 +44,12 @@ OPERATIONS = st.one_of(
 ON_SPANS = st.one_of(
     st.builds(WeighSpan, SPANS, st.floats(0, 50), st.booleans()),
     st.builds(ShiftLogits, SPANS, st.floats(-80, 80)),
-    st.builds(MoveMass, st.just("0:1"), SPANS.filter(lambda span: span != "0:1"), st.floats(0, 1)),
-)
+    st.builds(Boost, SPANS, st.floats(0, 5), st.sampled_from(KINDS)),
+    st.builds(Boost, SPANS, st.floats(-5, 0), st.just("absolute")),
+    st.builds(Redistribute, st.just("0:1+8:9"), SPANS, UNIT, st.sampled_from([0.8, 0.5]), UNIT | st.just(0.2),
+              st.none() | st.integers(0, 99)),
+    st.builds(MoveMass, st.just("0:1"), SPANS.filter(lambda span: span != "0:1"), UNIT),
+)  # fmt: skip
 HEADS = st.sampled_from(["L17H4", "L0H1, L3H2", "all", "L3-8", "L2G1", "top(retrieval_score, 5%)",
                          "random(top(locos, 10), 3)", "not(L1, L2H0)", "above(locos, 0.1), L4"])  # fmt: skip
 PHASES = st.sampled_from(["both", "prefill", "decode"])
@@ -49,6 +57,9 @@ INTERVENTIONS = st.one_of(
     st.builds(Intervention, OPERATIONS, HEADS, st.just("all"), PHASES),
     st.builds(Intervention, ON_SPANS, HEADS, st.sampled_from(["all", "last", "generated", "question+8:"]), PHASES),
 )
+
+
+REDISTRIBUTE = {"operation": "redistribute", "sinks": "0:1", "image": "image", "give": 0.6, "heads": "L0"}
 
 
 @given(st.lists(INTERVENTIONS, min_size=1, max_size=3))
@@ -74,6 +85,22 @@ def test_interventions_come_back_from_their_text_and_their_json_as_they_were(mad
         ("shift(needle, 200) @ L0H0", "by: "),
         ("move(needle, needle, 0.2) @ L0H0", "target: "),
         ("move(needle, image, 1.2) @ L0H0", "share: "),
+        ("boost(image) @ L0H0", "operation: .*boost"),
+        ("boost(image, much) @ L0H0", "strength: 'much' is no number"),
+        ("boost(image, inf) @ L0H0", "strength: inf is no finite number"),
+        ("boost(image, 0.2, loudly) @ L0H0", "kind: 'loudly' is none of absolute, multiply, across heads"),
+        ("boost(image, -1, multiply) @ L0H0", "strength: -1 is negative"),
+        ("boost(last, 0.2) @ L0H0", "span: 'last' names queries"),
+        ("redistribute(0:1, image) @ L0H0", "operation: .*redistribute"),
+        ("redistribute(0:1, image, 1.5) @ L0H0", "give: 1.5 is outside 0 to 1"),
+        ("redistribute(0:1, image, 0.6, -1) @ L0H0", "ratio: -1 is outside"),
+        ("redistribute(0:1, image, 0.6, 0.8, 2) @ L0H0", "floor: 2 is outside"),
+        ("redistribute(0:1, image, 0.6, most) @ L0H0", "ratio: 'most' is no number"),
+        ("redistribute(0:1, image, 0.6, 0.8, 0.2, 1) @ L0H0", "operation: .*'1' is one too many"),
+        ("redistribute(0:1, image, 0.6, shuffle=some) @ L0H0", "shuffle: 'some' is no whole number"),
+        ("redistribute(0:1, image, 0.6, shuffle=-1) @ L0H0", "shuffle: -1 is negative"),
+        ("redistribute(image, image, 0.6) @ L0H0", "sinks: 'image' is the image too"),
+        ("redistribute(last, image, 0.6) @ L0H0", "sinks: 'last' names queries"),
         ("temperature(0) @ L0H0", "temperature: "),
         ("stream(-1, 4) @ L0H0", "sink: "),
         ("stream(4, 0) @ L0H0", "window: "),
@@ -116,6 +143,10 @@ def test_a_wrong_intervention_is_refused_in_a_sentence_that_names_the_field(text
         ({"operation": "stream", "sink": 1.5, "window": 3, "heads": "L0H0"}, "sink: "),
         ({"operation": "stream", "sink": 1, "window": 3, "inside": 1, "heads": "L0H0"}, "inside: "),
         ({"operation": "scale", "factor": 2, "heads": "L0H0", "phase": "never"}, "phase: "),
+        ({"operation": "boost", "span": "image", "heads": "L0"}, "strength: boost needs it"),
+        ({"operation": "boost", "span": "image", "strength": 1, "kind": 2, "heads": "L0"}, "kind: 2 is no text"),
+        (REDISTRIBUTE | {"shuffle": 0.5}, "shuffle: 0.5 is no whole number"),
+        (REDISTRIBUTE | {"ratio": None}, "ratio: None is no number"),
         ({"operation": "overwrite", "coordinate": 5.0, "value": 0, "above": 1, "heads": "L0"}, "coordinate: 5.0 is no"),
         ({"operation": "overwrite", "coordinate": 5, "value": 0, "heads": "L0"}, "above: overwrite needs it"),
     ],
@@ -131,6 +162,13 @@ def test_a_stream_counts_positions_outside_its_cache_where_nothing_else_is_said(
     [usual] = parse("stream(4, 256) @ all")
     assert usual.operation == Stream(4, 256, inside=False)
     assert usual == Intervention.from_json({"operation": "stream", "sink": 4, "window": 256, "heads": "all"})
+
+
+def test_a_boost_is_absolute_and_a_redistribution_has_the_papers_numbers_where_nothing_else_is_said() -> None:
+    assert [each.operation for each in parse("boost(image, 0.2) @ all; redistribute(0:1, image, 0.6) @ all")] == [
+        Boost("image", 0.2, "absolute"), Redistribute("0:1", "image", 0.6, ratio=0.8, floor=0.2, shuffle=None)
+    ]  # fmt: skip
+    assert Intervention.from_json(REDISTRIBUTE).operation == Redistribute("0:1", "image", 0.6)
 
 
 def test_numbers_keep_every_digit_in_the_text() -> None:

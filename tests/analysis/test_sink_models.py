@@ -58,11 +58,11 @@ def test_an_encoder_is_refused_in_a_sentence(kind: str, tiny_folder: Callable[..
     assert "damaged" not in str(refusal.value)
 
 
-def test_a_vision_language_model_is_refused_with_the_way_to_hand_it_over(
+def test_a_vision_language_folder_without_its_image_processor_is_refused_with_what_it_lacks(
     tiny: Callable[..., Subject], tiny_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = with_tokenizer(tmp_path, tiny("llava").model, tiny_folder())
-    with pytest.raises(HeadscopeError, match=r"a vision-language model is handed over in memory, as a probes\.subject"):
+    with pytest.raises(HeadscopeError, match=r"without the settings of its image processor"):
         load(folder, device="cpu")
 
 

@@ -1,0 +1,1 @@
+"""The 80 object classes of COCO, with the words that captions use for them."""
