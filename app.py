@@ -22,6 +22,8 @@ page = st.navigation(
         st.Page("views/sinks.py", title="Sinks", icon=":material/local_parking:", url_path="sinks"),
         st.Page("views/roles.py", title="Roles", icon=":material/badge:", url_path="roles"),
         st.Page("views/pairs.py", title="Pairs", icon=":material/compare:", url_path="pairs"),
+        st.Page("views/vision.py", title="Vision", icon=":material/visibility:", url_path="vision"),
+        st.Page("views/hallucination.py", title="Hallucination", icon=":material/blur_on:", url_path="hallucination"),
     ]
 )
 try:

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from analysis.cli_interventions import app as interventions
 from analysis.cli_sinks import app as sinks
+from analysis.cli_vision import app as vision
 from analysis.options import (
     Cases,
     Depths,
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(interventions)
 app.add_typer(sinks)
+app.add_typer(vision)
 console = Console()
 
 INTERRUPTED = 130

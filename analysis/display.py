@@ -15,6 +15,7 @@ from rich.text import Text
 from analysis import pair_tables, role_tables, sink_tables
 from analysis.runs import Run
 from analysis.uncertainty import interval
+from analysis.vision import hallucinate_tables, vision_tables
 
 WORDS = {"decode": "decoding", "prefill": "prefill", "both": "prefill and decoding"}
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -264,6 +265,8 @@ _SHOWN = {
     "evict": _show_points,
     "heads": role_tables.show,
     "pairs": pair_tables.show,
+    "vision": vision_tables.show,
+    "hallucinate": hallucinate_tables.show,
 }
 _COUNTED = {
     "benchmark": "tasks, 95 % intervals over examples",
@@ -272,4 +275,6 @@ _COUNTED = {
     "sinks": "prompts, 95 % intervals over prompts",
     "heads": "prompts, 95 % intervals over prompts",
     "pairs": "models, 95 % intervals over windows of text",
+    "vision": "pictures, 95 % intervals over pictures",
+    "hallucinate": "pictures, 95 % intervals over pictures",
 }

@@ -26,8 +26,8 @@ PREVIOUS = 0.4
 INDUCTION = 0.3
 DUPLICATE = 0.3
 
-Evidence = Mapping[str, Float[NDArray[np.float64], "case layer head"]]
-Carried = Mapping[str, Bool[NDArray[np.bool_], "layer head"]]
+Evidence = Mapping[str, Float[np.ndarray, "case layer head"]]
+Carried = Mapping[str, Bool[np.ndarray, "layer head"]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Role:
     source: str
     above: bool = True
 
-    def held(self, evidence: NDArray[np.float64]) -> Bool[NDArray[np.bool_], "layer head"]:
+    def held(self, evidence: NDArray[np.float64]) -> Bool[np.ndarray, "layer head"]:
         """Which heads carry the role. evidence: (case, layer, head)."""
         mean = evidence.mean(0)
         return mean >= self.threshold if self.above else mean < self.threshold
@@ -104,7 +104,7 @@ ROLES = (
 )
 
 
-def members(held: Bool[NDArray[np.bool_], "layer head"]) -> list[Head]:
+def members(held: Bool[np.ndarray, "layer head"]) -> list[Head]:
     """The heads that are True, in order."""
     return [Head(int(layer), int(head)) for layer, head in np.argwhere(held)]
 
@@ -116,12 +116,12 @@ def halves(evidence: Evidence) -> tuple[Evidence, Evidence]:
     return even, odd
 
 
-def carried(evidence: Evidence, roles: Sequence[Role] = ROLES) -> dict[str, Bool[NDArray[np.bool_], "layer head"]]:
+def carried(evidence: Evidence, roles: Sequence[Role] = ROLES) -> dict[str, Bool[np.ndarray, "layer head"]]:
     """Role to the heads that carry it, for every role whose evidence was measured."""
     return {role.name: role.held(evidence[role.metric]) for role in roles if role.metric in evidence}
 
 
-def confirmed(chosen: Carried, judged: Carried) -> dict[str, Bool[NDArray[np.bool_], "layer head"]]:
+def confirmed(chosen: Carried, judged: Carried) -> dict[str, Bool[np.ndarray, "layer head"]]:
     """Role to the heads that were chosen for it and carry it on the other half too."""
     return {name: chosen[name] & judged[name] for name in chosen}
 
@@ -212,9 +212,9 @@ def share(count: int, n: int) -> dict[str, Any]:
 
 
 def needle_absent(
-    present: Float[NDArray[np.float64], "case layer head"],
-    absent: Float[NDArray[np.float64], "case layer head"],
-    retrieval: Bool[NDArray[np.bool_], "layer head"],
+    present: Float[np.ndarray, "case layer head"],
+    absent: Float[np.ndarray, "case layer head"],
+    retrieval: Bool[np.ndarray, "layer head"],
     *,
     seed: int,
 ) -> dict[str, Any]:

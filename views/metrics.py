@@ -8,6 +8,8 @@ from views import reading
 NEEDLES = "needle retrieval prompts"
 NATURAL = "natural prompts"
 TWICE = "prompts of random tokens said twice"
+PICTURES = "pictures, means over the tokens of their captions"
+MENTIONS = "pictures, means over the true objects that their captions name"
 KINDS = {"natural": NATURAL, "own": "your own prompts"}
 
 
@@ -92,6 +94,46 @@ METRICS = {
         ),
         "sink_absent": Metric(
             "attention on sinks, needle absent", "the same with the needle taken out of the text", NEEDLES
+        ),
+    },
+    "vision": {
+        "divergence": Metric(
+            "VHD",
+            "vision-aware head divergence: how far what the head says moves as the picture is taken away (He et al.), "
+            "surges left out",
+            PICTURES,
+        ),
+        "image_mass": Metric(
+            "attention on the image", "share of the head's attention that is on the picture", PICTURES
+        ),
+        "ratio": Metric(
+            "grounding",
+            "attention inside the box of the object that is named, as a share of that on the picture, by the box's "
+            "share of the area: 1 is chance",
+            MENTIONS,
+        ),
+        "hit": Metric(
+            "pointing", "how often the patch with most attention lies in the box of the object that is named", MENTIONS
+        ),
+        "inside": Metric(
+            "attention in the box",
+            "share of the attention on the picture that is inside the named object's box",
+            MENTIONS,
+        ),
+        "elsewhere_ratio": Metric(
+            "grounding of another picture", "a control: the same with the map of another picture", MENTIONS
+        ),
+        "image_centric": Metric(
+            "image-centric",
+            "share of the tokens at which the head looks at the picture and past its sinks (VAR)",
+            PICTURES,
+        ),
+        "question_mass": Metric("attention on the question", "", PICTURES),
+        "system_mass": Metric("attention on what comes before the image", "", PICTURES),
+        "generated_mass": Metric("attention on the caption so far", "", PICTURES),
+        "divergence_squared": Metric("VHD, squared", "the same with the squared distance", PICTURES),
+        "divergence_relative": Metric(
+            "VHD, relative", "by the length of what the head says with the picture", PICTURES
         ),
     },
 }

@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis.runs import RUNS, Run, list_runs
+from analysis.vision.showing import Shown, read_shown, rows_shown
 from probes.errors import HeadscopeError
 
 
@@ -42,6 +43,16 @@ def heads(run: Run) -> pd.DataFrame:
 
 def summary(run: Run) -> dict[str, Any]:
     return _summary(str(run.path), _stamp(run, "summary.json"))
+
+
+def shown_pictures(run: Run) -> dict[str, dict[str, Any]]:
+    """What was said of each picture of which a vision run kept maps, by the name of its file."""
+    return rows_shown(cases(run))
+
+
+def maps(run: Run, name: str) -> Shown:
+    """A picture, and where every head looked. Raises HeadscopeError where the file is missing or damaged."""
+    return _shown(str(run.path), name, _stamp(run, f"arrays/{name}.safetensors"))
 
 
 def state(run: Run) -> str:
@@ -82,6 +93,11 @@ def _kept(read: Callable[[Run], Any]) -> Callable[[str, tuple[int, int, str]], A
 
     reading.__qualname__ = f"reading_{read.__name__}"  # the cache tells functions apart by their names
     return st.cache_data(show_spinner=False, max_entries=8)(reading)
+
+
+@st.cache_data(show_spinner=False, max_entries=4)
+def _shown(path: str, name: str, stamp: tuple[int, int, str]) -> Shown:
+    return read_shown(Path(path) / "arrays" / f"{name}.safetensors")
 
 
 _cases = _kept(Run.cases)

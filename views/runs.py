@@ -14,6 +14,8 @@ PAGES = {
     "sinks": (("views/sinks.py", "Sinks"), ("views/heads.py", "Heads")),
     "heads": (("views/roles.py", "Roles"), ("views/heads.py", "Heads")),
     "pairs": (("views/pairs.py", "Pairs"),),
+    "vision": (("views/vision.py", "Vision"), ("views/heads.py", "Heads")),
+    "hallucinate": (("views/hallucination.py", "Hallucination"),),
 }
 
 

@@ -3,8 +3,8 @@
     images = draw(scenes)                 # (b, 3, SIDE, SIDE) in [0, 1]
     pictures = pictures(scenes)           # with boxes, to be judged on
 
-The same code draws on a CPU and, for training, on a GPU. On a CPU a scene's noise comes from its own seed, so that it is
-the same picture in every batch.
+The same code draws on a CPU and, for training, on a GPU. On a CPU a scene's noise comes from its own seed, so that it
+is the same picture in every batch.
 """
 
 from collections.abc import Sequence
@@ -144,7 +144,9 @@ def _chance(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
 
 
 def _picture(scene: Scene, covers: Float[Tensor, "thing side side"]) -> Picture:
-    seen = tuple(Seen(thing.name, _box(cover, scene, place)) for place, (thing, cover) in enumerate(_zip(scene, covers)))
+    seen = tuple(
+        Seen(thing.name, _box(cover, scene, place)) for place, (thing, cover) in enumerate(_zip(scene, covers))
+    )
 
     def read() -> Image.Image:
         pixels = (draw([scene])[0] * 255).round().byte().permute(1, 2, 0).numpy()

@@ -143,7 +143,7 @@ def world() -> World:
 @cache
 def vocabulary() -> Vocabulary:
     """The names of the objects, which have no synonyms."""
-    return Vocabulary({name: () for name in world().names})
+    return Vocabulary(dict.fromkeys(world().names, ()))
 
 
 def scenes(which: str, *, count: int, part: str = "judge") -> list[Scene]:

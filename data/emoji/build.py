@@ -1,7 +1,7 @@
 """Draw the emoji of objects.toml from the font Noto Color Emoji: one sheet of sprites, and a list of what is where.
 
-    apt-get install fonts-noto-color-emoji
-    python -m data.emoji.build --font /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
+apt-get install fonts-noto-color-emoji
+python -m data.emoji.build --font /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 """
 
 import argparse

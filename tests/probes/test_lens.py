@@ -12,7 +12,7 @@ from torch import Tensor
 from probes.anatomy import read_anatomy
 from probes.errors import HeadscopeError
 from probes.lens import bridge, honours, hooks_for
-from probes.plan import LayerPlan, MassMove, Plan, Positions, SpanWeight, Streaming, Swap
+from probes.plan import Boost, LayerPlan, MassMove, Plan, Positions, SpanWeight, Streaming, Swap
 from probes.subject import Subject
 from probes.tap import Tap
 
@@ -162,6 +162,10 @@ def test_what_has_no_hook_at_all_is_refused(tiny: Build) -> None:
     swap = LayerPlan(swaps=(Swap(torch.ones(1, 4, dtype=torch.bool), "off_by_one"),))
     with pytest.raises(HeadscopeError, match="off_by_one in layer 1"):
         hooks_for(Plan(prefill={1: swap}), model)
+    newest = Positions(torch.zeros(1, 0, dtype=torch.bool), newest=True)
+    boost = LayerPlan(boosts=(Boost(newest, newest, torch.ones(1, 4), "absolute"),))
+    with pytest.raises(HeadscopeError, match="rows that are rewritten"):
+        hooks_for(Plan(prefill={0: boost}), model)
     with pytest.raises(HeadscopeError, match="decoding only"):
         hooks_for(Plan(decode={0: LayerPlan(output_scale=torch.zeros(1, 4))}), model)
 
