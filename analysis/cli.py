@@ -57,12 +57,15 @@ NO_MEMORY = "out of memory|can't allocate memory"  # as CUDA and PyTorch's CPU a
 @app.command()
 def models(as_json: Json = False) -> None:
     """Models that load by a short name, and where their weights are."""
-    from probes.sources import DEFAULT_MODEL, SHORT_NAMES, cache_folder, is_installed, pairs
+    from probes.sources import DEFAULT_MODEL, SHORT_NAMES, cache_folder, is_installed, llavas, pairs
 
     rows = []
     for name, short in SHORT_NAMES.items():
         state = "installed" if is_installed(short) else f"from the hub: {short.hub}"
         rows.append({"name": name, "default": name == DEFAULT_MODEL, "about": short.about, "state": state})
+    for place, name in enumerate(llavas()):
+        about = f"a LLaVA of our own around {DEFAULT_MODEL}, training seed {place}; see headscope vision"
+        rows.append({"name": name, "default": False, "about": about, "state": "ships with headscope"})
     for name, rule in pairs().items():
         about = f"a Llama of a million parameters whose heads attend by {rule.replace('_', ' ')}; see headscope pairs"
         rows.append({"name": name, "default": False, "about": about, "state": "ships with headscope"})
