@@ -362,3 +362,12 @@ def _drop_half_line(path: Path) -> None:
     if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
         with path.open("r+b") as file:
             file.truncate(data.rfind(b"\n") + 1)
+
+
+def rounded(found: Any, digits: int = 6) -> Any:
+    """Every number in a record to so many digits: enough for every figure, and a third of the file."""
+    if isinstance(found, dict):
+        return {name: rounded(value, digits) for name, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [rounded(value, digits) for value in found]
+    return float(f"{found:.{digits}g}") if isinstance(found, float) else found

@@ -22,7 +22,7 @@ import xarray as xr
 from analysis import massive
 from analysis.commands import whole_numbers
 from analysis.display import Handling, report
-from analysis.runs import OpenRun, Run
+from analysis.runs import OpenRun, Run, rounded
 from analysis.sink_cases import SinkCase, build, own_cases, own_habit, sink_cases
 from analysis.sink_summary import metric_frame, metric_table, summarise
 from analysis.sinks import find_sinks, per_head, sink_heads, value_lengths
@@ -120,7 +120,7 @@ def examine(subject: Subject, case: SinkCase) -> dict[str, Any]:
         },
         "activations": [shortened(row) for row in massive.record(activations, tokens)],
     }
-    return {name: short(value) for name, value in record.items()}
+    return {name: rounded(value) for name, value in record.items()}
 
 
 def sink_facts(found: xr.Dataset, sinks: xr.DataArray, tokens: Sequence[str]) -> list[dict[str, Any]]:
@@ -154,15 +154,6 @@ def delimiters(subject: Subject, ids: Sequence[int], tokens: Sequence[str]) -> l
         number not in special and bool(token) and all(unicodedata.category(sign)[0] in "PZC" for sign in token)
         for number, token in zip(ids, tokens, strict=True)
     ]
-
-
-def short(found: Any) -> Any:
-    """Every number in a record to six digits: enough for every figure, and a third of the file."""
-    if isinstance(found, dict):
-        return {name: short(value) for name, value in found.items()}
-    if isinstance(found, list):
-        return [short(value) for value in found]
-    return float(f"{found:.6g}") if isinstance(found, float) else found
 
 
 if __name__ == "__main__":

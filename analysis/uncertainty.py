@@ -36,18 +36,25 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """Mean of first - second over the same cases, numbers in [0, 1], with its paired bootstrap interval.
 
-    Where every case shows the same difference a bootstrap knows no spread; then the interval is Newcombe's hybrid of
-    the two Wilson intervals (Statistics in Medicine 17, 1998, method 10 without the correlation).
+    Where every case shows the same difference a bootstrap knows no spread; then the interval is Newcombe's.
     """
     gap = first - second
     value = float(gap.mean())
     if np.ptp(gap) > 1e-9:  # equal but for rounding is equal
         low, high = bootstrap_means(gap[:, None], seed=seed)
         return value, float(low[0]), float(high[0])
-    a, b = float(first.mean()), float(second.mean())
-    low_a, high_a = wilson(a, len(first))
-    low_b, high_b = wilson(b, len(second))
-    return value, value - math.hypot(a - low_a, high_b - b), value + math.hypot(high_a - a, b - low_b)
+    a, b = (float(each.mean()) for each in (first, second))
+    return value, *newcombe((a, *wilson(a, len(first))), (b, *wilson(b, len(second))))
+
+
+def newcombe(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float]:
+    """Interval of the difference of two shares, each with its Wilson interval (value, low, high).
+
+    Newcombe's hybrid (Statistics in Medicine 17, 1998, method 10 without the correlation).
+    """
+    a, low_a, high_a = first
+    b, low_b, high_b = second
+    return a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)
 
 
 def bootstrap_means(values: NDArray[np.float64], *, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -7,10 +7,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from analysis.runs import rounded
 from analysis.vision import pope
 from analysis.vision.cases import PictureSet, batches, prompts_for
 from analysis.vision.inventions import caption_counts
-from analysis.vision.looking import described, short, understood
+from analysis.vision.looking import DIGITS, described, understood
 from analysis.vision.mitigations import caption, mitigation, yes_shares
 from analysis.vision.pictures import Picture
 from analysis.vision.preset import Mitigation
@@ -120,7 +121,7 @@ def examine(subject: Subject, case: Judging, *, question: str, new_tokens: int) 
     """The record of one batch: a row for each picture or question."""
     rows = _captions(subject, case, question, new_tokens) if case.task == "captions" else _answers(subject, case)
     record = {"case": case.id, "set": case.set.name, "arm": case.arm.name, "task": case.task, "rows": rows}
-    found: dict[str, Any] = short(record)
+    found: dict[str, Any] = rounded(record, DIGITS)
     return found
 
 

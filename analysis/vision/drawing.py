@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from analysis.vision.pictures import Box, Picture, Seen
-from analysis.vision.scenes import MOST, SIDE, Scene, likely
+from analysis.vision.scenes import MOST, SIDE, Scene, Thing, likely
 
 LEVELS = (50, 25)  # sides in pixels below which a sprite is drawn from a coarser one, against aliasing
 CLOUDS = 6  # random values on each side of which clouds are interpolated
@@ -144,9 +144,7 @@ def _chance(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
 
 
 def _picture(scene: Scene, covers: Float[Tensor, "thing side side"]) -> Picture:
-    seen = tuple(
-        Seen(thing.name, _box(cover, scene, place)) for place, (thing, cover) in enumerate(_zip(scene, covers))
-    )
+    seen = tuple(Seen(thing.name, _box(covers[place], thing)) for place, thing in enumerate(scene.things))
 
     def read() -> Image.Image:
         pixels = (draw([scene])[0] * 255).round().byte().permute(1, 2, 0).numpy()
@@ -155,15 +153,10 @@ def _picture(scene: Scene, covers: Float[Tensor, "thing side side"]) -> Picture:
     return Picture(scene.id, seen, scene.theme, likely(scene), read)
 
 
-def _zip(scene: Scene, covers: Tensor) -> list[tuple]:
-    return list(zip(scene.things, covers[: len(scene.things)], strict=True))
-
-
-def _box(cover: Float[Tensor, "side side"], scene: Scene, place: int) -> Box:
+def _box(cover: Float[Tensor, "side side"], thing: Thing) -> Box:
     """Around what shows of a thing; around its square where next to nothing does."""
     shown = cover >= VISIBLE
     if not shown.any():
-        thing = scene.things[place]
         half = thing.size / 2
         edges = (thing.x - half, thing.y - half, thing.x + half, thing.y + half)
         left, top, right, bottom = (min(max(edge / SIDE, 0.0), 1.0) for edge in edges)

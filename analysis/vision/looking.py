@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.runs import rounded
 from analysis.vision.cases import PictureSet, prompts_for
 from analysis.vision.detection import first_rows
 from analysis.vision.divergence import token_divergence
@@ -18,6 +19,8 @@ from analysis.vision.reading import Seen, numbers, read_batch
 from probes.generation import generate
 from probes.image_prompt import ImagePrompt
 from probes.subject import Subject
+
+DIGITS = 5  # of every number in a record
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def examine(
             rows[i] |= numbers(seen, at, case.pictures[i], some[at], said)
             if i < case.shown:
                 rows[i]["arrays"] = _keep(arrays, case, i, seen, at, some[at])
-    return short({"case": case.id, "set": case.set.name, "rows": rows})
+    found: dict[str, Any] = rounded({"case": case.id, "set": case.set.name, "rows": rows}, DIGITS)
+    return found
 
 
 def captions(subject: Subject, prompts: Sequence[ImagePrompt], among: PictureSet, *, new_tokens: int) -> list[Written]:
@@ -77,15 +81,6 @@ def understood(subject: Subject, ids: Sequence[int], among: PictureSet) -> Writt
     text = str(subject.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
     mentions = among.vocabulary.mentions(text)
     return Written(list(ids), text, mentions, first_rows(subject, ids, mentions))
-
-
-def short(found: Any) -> Any:
-    """Every number of a record to five digits: enough for every figure."""
-    if isinstance(found, dict):
-        return {name: short(value) for name, value in found.items()}
-    if isinstance(found, list | tuple):
-        return [short(value) for value in found]
-    return float(f"{found:.5g}") if isinstance(found, float) else found
 
 
 def described(subject: Subject, picture: Picture, caption: Written) -> dict[str, Any]:

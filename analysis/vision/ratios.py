@@ -5,7 +5,6 @@ over cases. Where no resample differs (all captions are alike, or there is one) 
 share then gets Wilson's interval and a difference of shares Newcombe's, as elsewhere in headscope.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -13,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from analysis.uncertainty import CONFIDENCE, RESAMPLES, wilson
+from analysis.uncertainty import CONFIDENCE, RESAMPLES, newcombe, wilson
 from probes.errors import HeadscopeError
 
 
@@ -75,7 +74,10 @@ def differences(treated: Mapping[str, Ratio], untreated: Mapping[str, Ratio], *,
             )
         gaps = after[name] - before[name]
         value = treated[name].value - untreated[name].value
-        found[name] = _newcombe(treated[name], untreated[name]) if _is_point(gaps) else _interval(value, gaps)
+        if _is_point(gaps):
+            found[name] = Interval(value, *newcombe(treated[name].wilson(), untreated[name].wilson()))
+        else:
+            found[name] = _interval(value, gaps)
     return found
 
 
@@ -114,11 +116,3 @@ def _interval(value: float, resampled: Float[np.ndarray, "resample"]) -> Interva
 
 def _is_point(resampled: Float[np.ndarray, "resample"]) -> bool:
     return bool(np.ptp(resampled) < 1e-9)  # equal but for rounding is equal
-
-
-def _newcombe(treated: Ratio, untreated: Ratio) -> Interval:
-    """Newcombe's hybrid of two Wilson intervals (Statistics in Medicine 17, 1998, method 10 without correlation)."""
-    a, b = treated.wilson(), untreated.wilson()
-    value = a.value - b.value
-    below, above = math.hypot(a.value - a.low, b.high - b.value), math.hypot(a.high - a.value, b.value - b.low)
-    return Interval(value, value - below, value + above)

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from streamlit.testing.v1 import AppTest
+
+from analysis.runs import list_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTS_WITHIN = 60.0  # seconds, on a busy machine
@@ -94,3 +97,22 @@ def browser() -> Iterator[Any]:
         chromium = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def opened(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
+    """The app on a page, with the run of a command; `runs` is the test file's own folder."""
+    ids = {run.manifest["command"]: run.id for run in list_runs(runs)[0]}
+
+    def open_page(page: str, command: str, **address: str) -> AppTest:
+        monkeypatch.setenv("HEADSCOPE_RUNS", str(runs))
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        for name, value in {"run": ids[command], **address}.items():
+            app.query_params[name] = value
+        app.switch_page(f"views/{page}.py")
+        app.run()
+        assert not app.exception, [error.value for error in app.exception]
+        assert not app.error, [error.value for error in app.error]
+        return app
+
+    return open_page

@@ -19,7 +19,6 @@ from analysis.cli import main
 from analysis.retrieval import head_frame
 from analysis.runs import OpenRun, list_runs
 
-APP = Path(__file__).resolve().parents[2] / "app.py"
 LAYERS, HEADS, CASES = 3, 4, 8
 MODEL = {"name": "invented", "dtype": "float32", "device": "cpu", "layers": LAYERS, "heads": HEADS}
 
@@ -70,25 +69,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[..., Pa
     write_heads(folder)
     write_pairs(folder)
     return folder
-
-
-@pytest.fixture
-def opened(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
-    """The app on a page, with the run of a command."""
-    ids = {run.manifest["command"]: run.id for run in list_runs(runs)[0]}
-
-    def open_page(page: str, command: str, **address: str) -> AppTest:
-        monkeypatch.setenv("HEADSCOPE_RUNS", str(runs))
-        app = AppTest.from_file(str(APP), default_timeout=60)
-        for name, value in {"run": ids[command], **address}.items():
-            app.query_params[name] = value
-        app.switch_page(f"views/{page}.py")
-        app.run()
-        assert not app.exception, [error.value for error in app.exception]
-        assert not app.error, [error.value for error in app.error]
-        return app
-
-    return open_page
 
 
 def said(app: AppTest) -> str:

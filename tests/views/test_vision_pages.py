@@ -38,18 +38,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
-    ids = {run.manifest["command"]: run.id for run in list_runs(runs)[0]}
+def opened(opened: Callable[..., AppTest]) -> Callable[..., AppTest]:
+    """The same, and no page warns of anything."""
 
     def open_page(page: str, command: str, **address: str) -> AppTest:
-        monkeypatch.setenv("HEADSCOPE_RUNS", str(runs))
-        app = AppTest.from_file(str(APP), default_timeout=60)
-        for name, value in {"run": ids[command], **address}.items():
-            app.query_params[name] = value
-        app.switch_page(f"views/{page}.py")
-        app.run()
-        assert not app.exception, [error.value for error in app.exception]
-        assert not app.error, [error.value for error in app.error]
+        app = opened(page, command, **address)
         assert not app.warning, [warning.value for warning in app.warning]
         return app
 
