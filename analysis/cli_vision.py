@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from analysis.options import Device, DryRun, Dtype, Json, Out, Resume, Seed
+from analysis.options import Device, DryRun, Dtype, Json, Out, Resume, Seed, Workers
 
 app = typer.Typer()
 
@@ -49,6 +49,7 @@ def vision(
     out: Out = Path("runs"),
     resume: Resume = None,
     seed: Seed = 0,
+    workers: Workers = 1,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -68,7 +69,7 @@ def vision(
             model, pictures, part, images, annotations, count, question, new_tokens, batch, shown, beside, device,
             dtype, seed,
         ),
-        Handling(out, resume, 1, as_json, dry_run),
+        Handling(out, resume, workers, as_json, dry_run),
     )  # fmt: skip
 
 
@@ -96,6 +97,7 @@ def hallucinate(
     out: Out = Path("runs"),
     resume: Resume = None,
     seed: Seed = 0,
+    workers: Workers = 1,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -115,5 +117,5 @@ def hallucinate(
             model, mitigations, controls, tasks, pictures, part, images, annotations, count, question, new_tokens,
             batch, device, dtype, seed, heads_from,
         ),
-        Handling(out, resume, 1, as_json, dry_run),
+        Handling(out, resume, workers, as_json, dry_run),
     )  # fmt: skip

@@ -105,11 +105,32 @@ def detect(
 ) -> dict[str, Any]:
     """AUROC on one half of the captions of the heads that tell best on the other half.
 
+    Returns what `auroc_interval` does, with `heads`, (layer, head) pairs best first (none of them when fitted).
+    Takes and raises what `suspicion` does.
+    """
+    scores, heads = suspicion(features, invented, captions, seed=seed, top=top, higher=higher, fitted=fitted)
+    labels, caption = _labels(invented), np.asarray(captions)
+    judging = ~split(caption, seed=seed)
+    judged = auroc_interval(scores[judging], labels[judging], caption[judging], seed=seed)
+    return {**judged, "heads": heads}
+
+
+def suspicion(
+    features: DataArray,
+    invented: ArrayLike,
+    captions: ArrayLike,
+    *,
+    seed: int,
+    top: int = TOP_HEADS,
+    higher: bool = False,
+    fitted: bool = False,
+) -> tuple[Numbers, list[tuple[int, ...]]]:
+    """A number for every word, high where it looks invented, by the heads that tell best on the choosing half.
+
     features: (word, layer, head). higher: whether a high number betrays an invented object; by default a low one does,
     as with attention on the image, and heads that work the other way are not chosen. Chosen heads count alike, each
     in standard deviations of the first half; fitted: a logistic regression with a ridge weighs all heads instead.
-    Returns what `auroc_interval` does, with `heads`, (layer, head) pairs best first (none of them when fitted).
-    Raises HeadscopeError where a half lacks invented or real objects.
+    Returns it with the chosen heads. Raises HeadscopeError where a half lacks invented or real objects.
     """
     labels, caption = _labels(invented), np.asarray(captions)
     flat = features.values.reshape(len(labels), -1).astype(float)
@@ -120,16 +141,12 @@ def detect(
         if half.all() or not half.any():
             raise HeadscopeError(f"The {name} half of the captions lacks invented or real objects: use more captions.")
     standard = standardised(flat, first)
-    heads: list[tuple[int, ...]] = []
     if fitted:
-        scores = standard @ _logistic(standard[first], labels[first])
-    else:
-        sign = 1 if higher else -1
-        best = np.argsort(-auroc(sign * standard[first], labels[first]), kind="stable")[:top]
-        heads = [tuple(int(i) for i in np.unravel_index(each, features.shape[1:])) for each in best]
-        scores = sign * standard[:, best].mean(1)
-    judged = auroc_interval(scores[~first], labels[~first], caption[~first], seed=seed)
-    return {**judged, "heads": heads}
+        return standard @ _logistic(standard[first], labels[first]), []
+    sign = 1 if higher else -1
+    best = np.argsort(-auroc(sign * standard[first], labels[first]), kind="stable")[:top]
+    heads = [tuple(int(i) for i in np.unravel_index(each, features.shape[1:])) for each in best]
+    return sign * standard[:, best].mean(1), heads
 
 
 def split(captions: ArrayLike, *, seed: int) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ is the same picture in every batch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 
 import numpy as np
@@ -145,12 +145,11 @@ def _chance(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
 
 def _picture(scene: Scene, covers: Float[Tensor, "thing side side"]) -> Picture:
     seen = tuple(Seen(thing.name, _box(covers[place], thing)) for place, thing in enumerate(scene.things))
+    return Picture(scene.id, seen, scene.theme, likely(scene), partial(_read, scene))
 
-    def read() -> Image.Image:
-        pixels = (draw([scene])[0] * 255).round().byte().permute(1, 2, 0).numpy()
-        return Image.fromarray(pixels)
 
-    return Picture(scene.id, seen, scene.theme, likely(scene), read)
+def _read(scene: Scene) -> Image.Image:
+    return Image.fromarray((draw([scene])[0] * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def _box(cover: Float[Tensor, "side side"], thing: Thing) -> Box:

@@ -91,7 +91,7 @@ def hallucinate(asked: Asked, handling: Handling) -> Run | None:
             run.note(model=subject.describe(), total_cases=len(work))
             worked = work_through(
                 run, work, subject, choice, partial(examine, question=asked.question, new_tokens=asked.new_tokens),
-                title="describing and answering", quiet=handling.as_json,
+                workers=handling.workers, title="describing and answering", quiet=handling.as_json,
             )  # fmt: skip
             summary: dict[str, Any] = {
                 **summarise(worked.records, [each.name for each in sets], chosen, seed=asked.seed),

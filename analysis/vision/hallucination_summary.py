@@ -13,7 +13,7 @@ from analysis.vision.answering import NONE, Arm
 from analysis.vision.chair import CaptionCounts, chair_difference, chair_interval, verdict
 from analysis.vision.pope import SPLITS, Answer, Question, pope, pope_difference
 from analysis.vision.published import POPE_F1, PUBLISHED
-from analysis.vision.ratios import Interval
+from analysis.vision.ratios import Interval, as_estimate
 from probes.errors import HeadscopeError
 
 Row = Mapping[str, Any]
@@ -157,4 +157,4 @@ def _counts(rows: Sequence[Row]) -> list[CaptionCounts]:
 
 
 def _estimates(found: Mapping[str, Interval], n: int) -> dict[str, Estimate]:
-    return {name: {**each._asdict(), "n": n} for name, each in found.items()}
+    return {name: as_estimate(each, n) for name, each in found.items()}

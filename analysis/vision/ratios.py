@@ -7,7 +7,7 @@ share then gets Wilson's interval and a difference of shares Newcombe's, as else
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +22,11 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+def as_estimate(found: Interval, n: int) -> dict[str, Any]:
+    """As summaries hold it; n: how many cases."""
+    return {**found._asdict(), "n": n}
 
 
 @dataclass(frozen=True)

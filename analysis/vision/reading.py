@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from xarray import DataArray
 
+from analysis.vision.confidence import log_probabilities
 from analysis.vision.divergence import divergence, token_divergence, variant, without_outliers
 from analysis.vision.grounding import ground
 from analysis.vision.masses import SPANS, per_token, read_captions, summed_ratio
@@ -49,14 +50,22 @@ class Said(Protocol):
 
 @dataclass(frozen=True)
 class Seen:
-    """What was read of a batch: found by token, with the coordinate `prompt`; maps and phi by prompt."""
+    """What was read of a batch: found and sure by token, with the coordinate `prompt`; maps and phi by prompt.
+
+    sure: log-probability of the token, in nats.
+    """
 
     found: xr.Dataset
+    sure: DataArray
     maps: list[DataArray]
     phi: list[DataArray] | None
 
     def of(self, at: int) -> xr.Dataset:
         return self.found.isel(token=np.flatnonzero(self.found["prompt"].values == at))
+
+    def sure_of(self, at: int) -> list[float]:
+        own: list[float] = self.sure.values[self.sure["prompt"].values == at].astype(float).tolist()
+        return own
 
 
 def read_batch(
@@ -81,7 +90,7 @@ def read_batch(
         divergence_relative=without_outliers(variant(changed, "relative"), changed["text_activation"]),
     )
     phi = sink_strength(subject, prompts, dimensions, batch=len(prompts)) if dimensions else None
-    return Seen(found, maps, phi)
+    return Seen(found, log_probabilities(subject, prompts, said, batch=len(prompts)), maps, phi)
 
 
 def numbers(seen: Seen, at: int, picture: Picture, prompt: ImagePrompt, said: Sequence[Said]) -> dict[str, Any]:
@@ -95,6 +104,7 @@ def numbers(seen: Seen, at: int, picture: Picture, prompt: ImagePrompt, said: Se
     return {
         "token_divergence": token_divergence(own["divergence"]).values.tolist(),
         "summed_ratio": summed_ratio(own["image_mass"]).values.tolist(),
+        "log_probability": seen.sure_of(at),
         "per_head": {name: _by_head(values) for name, values in (per_head | pointed).items()},
         "at_mentions": [
             {name: _by_head(own[name].isel(token=step)) for name in ("divergence", "image_mass")}

@@ -79,7 +79,7 @@ def vision(asked: Asked, handling: Handling) -> Run | None:
                 run, units, subject, choice,
                 partial(examine, question=asked.question, new_tokens=asked.new_tokens, dimensions=dimensions,
                         arrays=run.run.path / "arrays"),
-                title="looking", quiet=handling.as_json,
+                workers=handling.workers, title="looking", quiet=handling.as_json,
             )  # fmt: skip
             rows = [row for record in worked.records for row in record["rows"]]
             frame = metric_frame(rows, seed=asked.seed)

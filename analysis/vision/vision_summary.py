@@ -13,7 +13,7 @@ from analysis.vision import inventions
 from analysis.vision.cases import PictureSet
 from analysis.vision.head_rankings import FEWEST, rankings
 from analysis.vision.masses import SPANS
-from analysis.vision.ratios import Interval, Ratio, intervals
+from analysis.vision.ratios import Ratio, as_estimate, intervals
 from analysis.vision.visual_sinks import LEAST_IMAGE_MASS, TAU
 from probes.errors import HeadscopeError
 from probes.heads import Head
@@ -118,10 +118,6 @@ def grounding(rows: Sequence[Row], table: Mapping[str, NDArray[np.float64]], *, 
     other = {f"elsewhere_{name}": table.get(f"elsewhere_{name}") for name in GROUNDING}
     elsewhere = {name: estimate(x.mean((1, 2)), seed=seed) for name, x in other.items() if x is not None}
     return {"n": len(pointed), "controls": controls, "mean": {**heads, **elsewhere}, "best": _best(table, seed=seed)}
-
-
-def as_estimate(found: Interval, n: int) -> dict[str, Any]:
-    return {**found._asdict(), "n": n}
 
 
 def _layers(table: Mapping[str, NDArray[np.float64]], *, seed: int) -> list[dict[str, Any]]:
