@@ -122,6 +122,14 @@ def _detectors(found: Mapping[str, Any]) -> None:
             alt="Table of detectors: AUROC with its interval over captions, number of captions, heads",
         )
         st.caption("Chosen heads: on one half of the captions; judged on the other. Intervals: over captions.")
+    struck = vision_tables.struck_table(detectors)
+    if not struck.empty:
+        st.markdown("**What is left of the captions if every suspect is struck out?**")
+        st.dataframe(struck, hide_index=True, alt="Table of detectors: words struck out, and the change it makes")
+        st.caption(
+            "Threshold: on one half of the captions, where it may strike 1 in 100 true words; judged on the other "
+            "half, paired by caption."
+        )
 
 
 def _grounding(found: Mapping[str, Any]) -> None:

@@ -27,8 +27,10 @@ DETECTORS = {
     "token_divergence": "T-VHD",
     "image_mass_of_heads": "attention on the image, chosen heads",
     "summed_ratio": "attention on the image, middle layers (SVAR)",
+    "log_probability": "log-probability of the token",
     "step": "said early",
 }
+STRUCK = {"chair_i": "CHAIR_i", "recall": "recall", "f1": "F1"}
 SINKS = {"dimension": "by dimensions of the residual stream", "attention": "by attention alone"}
 POINTING = {"ratio": "attention in the box by its area", "hit": "pointing", "inside": "attention in the box"}
 MAPS = {
@@ -63,6 +65,21 @@ def detector_table(detectors: Mapping[str, Any]) -> pd.DataFrame:
             {"detector": row["detector"], "AUROC": tables.interval(row["auroc"]), "captions": row["auroc"]["captions"],
              "heads": ", ".join(tables.head_name(*head) for head in row["auroc"].get("heads", ())) or "all"}
             for row in detector_rows(detectors)
+        ]
+    )  # fmt: skip
+
+
+def struck_table(detectors: Mapping[str, Any]) -> pd.DataFrame:
+    """What striking out the suspects of each detector takes from the captions."""
+    found = {words: detectors.get(name, {}).get("struck", {}) for name, words in DETECTORS.items()}
+    return pd.DataFrame(
+        [
+            {"detector": words, "of the invented": tables.estimate(each["invented"]),
+             "of the true": tables.estimate(each["true"])}
+            | {f"{STRUCK[name]}, change": tables.estimate(each["difference"][name]) for name in STRUCK}
+            | {"captions": each["invented"]["n"], "verdict": each["verdict"]}
+            for words, each in found.items()
+            if "verdict" in each
         ]
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ DETECTORS = {
     "summed_ratio": "SVAR",
     "divergence_of_heads": "VHD of chosen heads",
     "image_mass_of_heads": "image mass of chosen heads",
+    "log_probability": "the model's own doubt",
     "step": "being said late",
 }
 SPANS = {"image": "the image", "system": "what is before it", "question": "the question", "generated": "the caption"}
@@ -29,6 +30,8 @@ def show(run: Run) -> None:
     console.print(_sets(summary["sets"]))
     console.print(_captions(summary["sets"]))
     console.print(_detectors(summary["sets"]))
+    for name, found in summary["sets"].items():
+        console.print(_struck(name, found["detectors"]))
     _heads(summary["heads"])
     for name, found in summary["sets"].items():
         for line in (*_sinks(found), *_grounding(found), *_company(found)):
@@ -67,8 +70,22 @@ def _detectors(sets: Mapping[str, Any]) -> Table:
     own = [found["detectors"] for found in sets.values()]
     table.add_row("invented / words", *(f"{each['invented']} / {each['words']}" for each in own))
     for key, words in DETECTORS.items():
-        table.add_row(words, *("not judged" if "why_not" in each[key] else _shown(each[key]) for each in own))
+        judged = [each.get(key, {}) for each in own]
+        table.add_row(words, *(_shown(each) if "value" in each else "not judged" for each in judged))
     table.caption = "AUROC, of a low number but for the last, at the first token of an object's name: 0.5 is blind"
+    return table
+
+
+def _struck(name: str, detectors: Mapping[str, Any]) -> Table:
+    """What is left where a detector's suspects are struck out; differences in points."""
+    changes = {"chair_i": "CHAIR_i", "recall": "recall", "f1": "F1"}
+    table = Table(f"{escape(name)}: suspects struck", "of invented", "of true", *changes.values(), "verdict")
+    for key, words in DETECTORS.items():
+        found = detectors.get(key, {}).get("struck", {})
+        if "verdict" in found:
+            shares = (_shown(found[kind]) for kind in ("invented", "true"))
+            table.add_row(words, *shares, *(_shown(found["difference"][one]) for one in changes), found["verdict"])
+    table.caption = "threshold: loses at most 1 in 100 true words on one half of the captions; judged on the other half"
     return table
 
 

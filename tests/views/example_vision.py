@@ -86,6 +86,7 @@ def row(name: str, number: int) -> dict[str, Any]:
         "picture": name, "theme": "park", "likely": ["dog"], "caption": CAPTION, "tokens": TOKENS, "objects": OBJECTS,
         "mentions": MENTIONS, "token_divergence": [float(step + 1) for step in range(len(TOKENS))],
         "summed_ratio": [float(value) for value in draw.uniform(0, 1, len(TOKENS))],
+        "log_probability": [-float(value) for value in draw.uniform(0, 3, len(TOKENS))],
         "per_head": {name: heads(value) for name, value in most.items()},
         "at_mentions": [{"divergence": heads(6.0), "image_mass": heads(0.8)} for _ in MENTIONS],
         "controls": {**controls, "area": 0.1, "objects": 1.0},

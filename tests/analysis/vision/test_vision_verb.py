@@ -1,6 +1,7 @@
 """`headscope vision` on a tiny random LLaVA whose captions are given, as its own say nothing."""
 
 import json
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,13 @@ def test_a_picture_whose_id_is_a_path_is_kept_under_another_name(tmp_path: Path)
     found = load_file(tmp_path / "arrays" / "x.safetensors")
     assert found["picture"].shape == (160, 640, 3)
     assert found["maps"][:, 0].tolist() == [[0, 0, 0, 0], [0, 64, 128, 255]]
+
+
+def test_a_unit_of_work_can_be_sent_to_a_worker() -> None:
+    each = picture_sets(Choice(pictures="counter-hard", count=2))[0]
+    sent = pickle.loads(pickle.dumps(looking.Looking(each, 0, each.pictures)))
+    assert sent.pictures == each.pictures
+    assert sent.pictures[1].read().tobytes() == each.pictures[1].read().tobytes()
 
 
 @pytest.mark.parametrize(
