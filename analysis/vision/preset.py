@@ -3,6 +3,7 @@
 A Preset is a frozen dataclass whose fields are the settings: `vhr(alpha=1.2, heads=random)` is Vhr(1.2, "random").
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar, Protocol, Self
@@ -42,7 +43,7 @@ class Mitigation(Protocol):
 
 
 @dataclass(frozen=True)
-class Preset:
+class Preset(ABC):
     """leading: how many of the first fields the text always gives, without their names."""
 
     title: ClassVar[str] = ""
@@ -65,8 +66,8 @@ class Preset:
     def control(self) -> "Mitigation | None":
         return None
 
-    def prepare(self, subject: Subject, prompts: Sequence[ImagePrompt], *, seed: int = 0) -> Prepared:
-        raise NotImplementedError
+    @abstractmethod
+    def prepare(self, subject: Subject, prompts: Sequence[ImagePrompt], *, seed: int = 0) -> Prepared: ...
 
     @classmethod
     def read(cls, given: Sequence[str], **more: Any) -> Self:

@@ -77,7 +77,7 @@ def _detectors(sets: Mapping[str, Any]) -> Table:
 
 
 def _struck(name: str, detectors: Mapping[str, Any]) -> Table:
-    """What is left where a detector's suspects are struck out; differences in points."""
+    """What is left where a detector's suspects are struck out."""
     changes = {"chair_i": "CHAIR_i", "recall": "recall", "f1": "F1"}
     table = Table(f"{escape(name)}: suspects struck", "of invented", "of true", *changes.values(), "verdict")
     for key, words in DETECTORS.items():

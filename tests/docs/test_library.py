@@ -66,6 +66,15 @@ def test_the_control_excludes_the_ablated_heads_and_answers_more_than_they_do(le
     assert row["control"]["value"] > row["ablated"]["value"]
 
 
+@pytest.mark.model
+def test_the_picture_is_described_with_an_object_that_is_not_there_and_owes_less_to_it(left_behind):
+    picture, llava, ids = left_behind["picture"], left_behind["llava"], left_behind["captions"]["none"]
+    assert picture.names == {"hammer", "plate"}
+    words = [llava.tokenizer.decode(token).strip() for token in ids]
+    owed = {name: left_behind["owed"][words.index(name)] for name in ("plate", "hammer", "scre")}
+    assert owed["scre"] < min(owed["plate"], owed["hammer"])
+
+
 def test_the_notebook_is_what_the_page_says_now():
     assert is_current(), "docs/library.ipynb is stale; `python docs/notebook.py` rewrites it"
 
