@@ -24,6 +24,7 @@ page = st.navigation(
         st.Page("views/pairs.py", title="Pairs", icon=":material/compare:", url_path="pairs"),
         st.Page("views/vision.py", title="Vision", icon=":material/visibility:", url_path="vision"),
         st.Page("views/hallucination.py", title="Hallucination", icon=":material/blur_on:", url_path="hallucination"),
+        st.Page("views/rhythm.py", title="Rhythm", icon=":material/graphic_eq:", url_path="rhythm"),
     ]
 )
 try:

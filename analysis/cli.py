@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.cli_interventions import app as interventions
+from analysis.cli_rhythm import app as rhythm
 from analysis.cli_sinks import app as sinks
 from analysis.cli_vision import app as vision
 from analysis.options import (
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 app.add_typer(interventions)
 app.add_typer(sinks)
+app.add_typer(rhythm)
 app.add_typer(vision)
 console = Console()
 

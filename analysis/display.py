@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import pair_tables, role_tables, sink_tables
+from analysis.rhythm import rhythm_tables
 from analysis.runs import Run
 from analysis.uncertainty import interval
 from analysis.vision import hallucinate_tables, vision_tables
@@ -267,6 +268,7 @@ _SHOWN = {
     "pairs": pair_tables.show,
     "vision": vision_tables.show,
     "hallucinate": hallucinate_tables.show,
+    "rhythm": rhythm_tables.show,
 }
 _COUNTED = {
     "benchmark": "tasks, 95 % intervals over examples",
@@ -277,4 +279,5 @@ _COUNTED = {
     "pairs": "models, 95 % intervals over windows of text",
     "vision": "pictures, 95 % intervals over pictures",
     "hallucinate": "pictures, 95 % intervals over pictures",
+    "rhythm": "traces, 95 % intervals over traces",
 }

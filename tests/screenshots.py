@@ -24,6 +24,7 @@ SIZES = {"wide": (1440, 900, "light"), "phone": (390, 844, "dark")}
 SHOWS = {  # what kind of run a page is pictured with, where the folder has one
     "runs": "retrieval", "heads": "retrieval", "head": "retrieval", "needles": "retrieval", "ablation": "ablation",
     "sinks": "sinks", "roles": "heads", "pairs": "pairs", "vision": "vision", "hallucination": "hallucinate",
+    "rhythm": "rhythm",
 }  # fmt: skip
 BIGGEST = 250_000  # bytes of one picture
 SETTLES = 2_500  # milliseconds for charts and tables to draw

@@ -13,7 +13,10 @@ from analysis.runs import Run
 from views import reading
 
 # Choices that mean nothing in another run ...
-OF_ONE_RUN = ("case", "cell", "condition", "meaning", "k", "only", "picture", "word", "set")
+OF_ONE_RUN = (
+    "case", "cell", "condition", "meaning", "k", "only", "picture", "word", "set", "trace", "token", "horizon", "share",
+    "layers", "sink",
+)  # fmt: skip
 OF_ONE_COMMAND = ("metric",)  # ... and in a run of another command
 
 

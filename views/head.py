@@ -17,7 +17,7 @@ def page() -> None:
         "One head: its scores with intervals; with a retrieval run the words it copied from the needle and its score "
         "on each prompt, with a run of every head's roles the roles it carries."
     )
-    run = chosen_run("retrieval", "sinks", "heads", "vision")
+    run = chosen_run("retrieval", "sinks", "heads", "vision", "rhythm")
     frame = reading.heads(run)
     names = tables.head_order(frame)
     if asked := st.query_params.get("head"):

@@ -14,7 +14,7 @@ def page() -> None:
     st.caption(
         "Each square is a head of the model, coloured by the metric you choose. Click a square to open the head."
     )
-    run = chosen_run("retrieval", "sinks", "heads", "vision")
+    run = chosen_run("retrieval", "sinks", "heads", "vision", "rhythm")
     frame = reading.heads(run)
     left, middle, right = st.columns([2, 1, 1], vertical_alignment="bottom")
     metric = pick(

@@ -10,6 +10,7 @@ NATURAL = "natural prompts"
 TWICE = "prompts of random tokens said twice"
 PICTURES = "pictures, means over the tokens of their captions"
 MENTIONS = "pictures, means over the true objects that their captions name"
+TRACES = "traces, means over the tokens of their responses"
 KINDS = {"natural": NATURAL, "own": "your own prompts"}
 
 
@@ -134,6 +135,16 @@ METRICS = {
         "divergence_squared": Metric("VHD, squared", "the same with the squared distance", PICTURES),
         "divergence_relative": Metric(
             "VHD, relative", "by the length of what the head says with the picture", PICTURES
+        ),
+    },
+    "rhythm": {
+        "distance": Metric("distance", "mean distance in tokens of what the head attends to (Li et al.)", TRACES),
+        "distance_without_sink": Metric("distance, first token left out", "the same without the first token", TRACES),
+        "sink_mass": Metric("attention on the first token", "mean share over the response's tokens", TRACES),
+        "receiver_kurtosis": Metric(
+            "kurtosis over sentences",
+            "how few sentences hold the attention that sentences receive from later ones (Thought Anchors)",
+            "traces",
         ),
     },
 }

@@ -16,6 +16,7 @@ PAGES = {
     "pairs": (("views/pairs.py", "Pairs"),),
     "vision": (("views/vision.py", "Vision"), ("views/heads.py", "Heads")),
     "hallucinate": (("views/hallucination.py", "Hallucination"),),
+    "rhythm": (("views/rhythm.py", "Rhythm"), ("views/heads.py", "Heads")),
 }
 
 

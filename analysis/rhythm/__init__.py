@@ -1,0 +1,1 @@
+"""The rhythm of reasoning: how attention moves through a trace, which tokens plan, which anchor, and their credit."""
