@@ -26,6 +26,7 @@ SHOWS = {  # what kind of run a page is pictured with, where the folder has one
     "sinks": "sinks", "roles": "heads", "pairs": "pairs", "vision": "vision", "hallucination": "hallucinate",
     "rhythm": "rhythm",
 }  # fmt: skip
+FROM = {"vision": "Where a head looks for a word", "hallucination": "Invented against found"}  # heading at the top
 BIGGEST = 250_000  # bytes of one picture
 SETTLES = 2_500  # milliseconds for charts and tables to draw
 
@@ -65,7 +66,11 @@ def _picture(chromium: Any, url: str, name: str, size: str) -> None:
     page = context.new_page()
     page.goto(url)
     page.get_by_role("heading").first.wait_for()
+    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')")
     page.wait_for_timeout(SETTLES)
+    if name in FROM:
+        page.get_by_role("heading", name=FROM[name]).evaluate("heading => heading.scrollIntoView()")
+        page.wait_for_timeout(SETTLES)
     file = IMAGES / f"{name}-{size}.png"
     page.screenshot(path=file)
     context.close()

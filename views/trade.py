@@ -1,7 +1,7 @@
 """The chart of what a mitigation gives and takes: invented objects against objects found."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
@@ -10,6 +10,8 @@ from views.charts import NEUTRAL, Layers
 from views.estimates import DIGITS, PALETTE, SHAPES
 
 MARGIN = 0.03  # free space beyond the intervals
+COLUMNS = 2
+PLOT, ROW = 420, 30  # pixels of the chart's height, and of a row of its legend
 
 
 def trade_chart(frame: pd.DataFrame) -> Layers:
@@ -18,7 +20,7 @@ def trade_chart(frame: pd.DataFrame) -> Layers:
     frame: arm, kind (untreated, mitigation, random heads), chair_i and recall, each with low and high, n.
     """
     arms = list(frame["arm"])
-    legend = alt.Legend(orient="bottom", columns=2, labelLimit=150, symbolOpacity=1)
+    legend = alt.Legend(orient="bottom", columns=COLUMNS, labelLimit=150, symbolOpacity=1)
     base = alt.Chart(frame).encode(
         color=alt.Color("arm:N", title=None, sort=arms, scale=_scale(arms, PALETTE), legend=legend),
     )
@@ -28,8 +30,8 @@ def trade_chart(frame: pd.DataFrame) -> Layers:
         "axis": alt.Axis(tickCount=6),
     }
     down: dict[str, Any] = {
-        "title": "CHAIR_i: objects invented",
-        "scale": _span(frame, "chair_i"),
+        "title": "CHAIR_i: objects invented (root scale)",
+        "scale": _span(frame, "chair_i", type="sqrt"),  # most arms crowd near the bottom
         "axis": alt.Axis(tickCount=6),
     }
     x, y = alt.X("recall:Q", **right), alt.Y("chair_i:Q", **down)
@@ -51,12 +53,12 @@ def trade_chart(frame: pd.DataFrame) -> Layers:
         tooltip=[*tooltip, alt.Tooltip("n:Q", title="pictures")],
     )
     ring = untreated.mark_point(filled=False, size=320, strokeWidth=2, color=NEUTRAL, shape="circle").encode(x=x, y=y)
-    return alt.layer(level, upright, across, up, points, ring).properties(height=420 + 12 * len(arms))
+    return alt.layer(level, upright, across, up, points, ring).properties(height=PLOT + ROW * -(-len(arms) // COLUMNS))
 
 
-def _span(frame: pd.DataFrame, name: str) -> alt.Scale:
+def _span(frame: pd.DataFrame, name: str, *, type: Literal["linear", "sqrt"] = "linear") -> alt.Scale:
     low, high = frame[f"{name} low"].min() - MARGIN, frame[f"{name} high"].max() + MARGIN
-    return alt.Scale(domain=[max(float(low), 0.0), min(float(high), 1.0)], nice=False)
+    return alt.Scale(type=type, domain=[max(float(low), 0.0), min(float(high), 1.0)], nice=False)
 
 
 def _scale(arms: Sequence[str], values: Sequence[str]) -> alt.Scale:
