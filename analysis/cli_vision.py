@@ -41,6 +41,9 @@ def vision(
     new_tokens: NewTokens = 100,
     batch: BatchSize = 8,
     shown: Annotated[int, typer.Option(min=0, help="Pictures of each set whose maps the dashboard shows.")] = 8,
+    explained: Annotated[
+        int, typer.Option(min=0, help="Pictures of each set that attention rollout and gradient relevancy explain.")
+    ] = 8,
     beside: Annotated[
         str | None, typer.Option("--with", help="An earlier vision run, to compare the ranking of heads with.")
     ] = None,
@@ -66,8 +69,8 @@ def vision(
 
     vision_run.vision(
         vision_run.Asked(
-            model, pictures, part, images, annotations, count, question, new_tokens, batch, shown, beside, device,
-            dtype, seed,
+            model, pictures, part, images, annotations, count, question, new_tokens, batch, shown, explained, beside,
+            device, dtype, seed,
         ),
         Handling(out, resume, workers, as_json, dry_run),
     )  # fmt: skip

@@ -37,6 +37,8 @@ MAPS = {
     "elsewhere_": "another picture's map, all heads",
     "centre_": "a map of the centre",
     "even_": "an even map",
+    "rollout_": "attention rollout through all layers",
+    "relevancy_": "gradient relevancy through all layers (Chefer)",
 }
 COMPANY = {
     "theme": "objects of the theme that the caption names",
@@ -104,7 +106,7 @@ def pointing_table(grounding: Mapping[str, Any]) -> pd.DataFrame:
     lines = [("all heads, mean", grounding["mean"], "")]
     if best := grounding["best"]:
         lines.insert(0, (f"{best['head']}, the best of one half on the other", best, ""))
-    controls = {**grounding["controls"], **grounding["mean"]}
+    controls = {**grounding["controls"], **grounding["mean"], **grounding.get("baselines", {})}
     lines += [(words, controls, start) for start, words in MAPS.items()]
     return pd.DataFrame(
         [

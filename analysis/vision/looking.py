@@ -12,6 +12,7 @@ from analysis.runs import rounded
 from analysis.vision.cases import PictureSet, prompts_for
 from analysis.vision.detection import first_rows
 from analysis.vision.divergence import token_divergence
+from analysis.vision.explaining import explained
 from analysis.vision.kept_pictures import file_name, keep
 from analysis.vision.objects import Mention
 from analysis.vision.pictures import Picture
@@ -25,12 +26,13 @@ DIGITS = 5  # of every number in a record
 
 @dataclass(frozen=True)
 class Looking:
-    """One piece of a run's work. shown: its first pictures whose maps are kept."""
+    """One piece of a run's work. shown: its first pictures whose maps are kept. explained: those explained as well."""
 
     set: PictureSet
     number: int
     pictures: tuple[Picture, ...]
     shown: int = 0
+    explained: int = 0
 
     @property
     def id(self) -> str:
@@ -60,6 +62,8 @@ def examine(
         seen = read_batch(subject, some, [caption.ids for caption in said], dimensions)
         for at, i in enumerate(spoken):
             rows[i] |= numbers(seen, at, case.pictures[i], some[at], said)
+            if i < case.explained:
+                rows[i]["explained"] = explained(subject, some[at], said[at], case.pictures[i])
             if i < case.shown:
                 rows[i]["arrays"] = _keep(arrays, case, i, seen, at, some[at])
     found: dict[str, Any] = rounded({"case": case.id, "set": case.set.name, "rows": rows}, DIGITS)

@@ -8,7 +8,7 @@ Captions are read teacher-forced. Each measure is defined in its own file: masse
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -16,9 +16,9 @@ from xarray import DataArray
 
 from analysis.vision.confidence import log_probabilities
 from analysis.vision.divergence import divergence, token_divergence, variant, without_outliers
+from analysis.vision.explaining import Said
 from analysis.vision.grounding import ground
 from analysis.vision.masses import SPANS, per_token, read_captions, summed_ratio
-from analysis.vision.objects import Mention
 from analysis.vision.pictures import Picture
 from analysis.vision.visual_sinks import (
     NON_SINK_RATIO,
@@ -33,19 +33,6 @@ from probes.subject import Subject
 
 RATIO = NON_SINK_RATIO["general"]
 MAP_BYTES = 1 << 28  # maps of a batch that are held at once
-
-
-class Said(Protocol):
-    """A caption's tokens, the objects it names, and the step that began each."""
-
-    @property
-    def ids(self) -> Sequence[int]: ...
-
-    @property
-    def mentions(self) -> Sequence[Mention]: ...
-
-    @property
-    def steps(self) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,10 @@ DIMENSIONS_FROM = 8  # pictures on which the sinks' dimensions are found
 
 @dataclass(frozen=True)
 class Asked:
-    """Everything that changes the results, and nothing else. shown: pictures of each set whose maps are kept."""
+    """Everything that changes the results, and nothing else.
+
+    shown: pictures of each set whose maps are kept. explained: those that rollout and relevancy explain as well.
+    """
 
     model: str
     pictures: str
@@ -47,6 +50,7 @@ class Asked:
     new_tokens: int
     batch: int
     shown: int
+    explained: int
     beside: str | None
     device: str | None
     dtype: str | None
@@ -63,7 +67,7 @@ def vision(asked: Asked, handling: Handling) -> Run | None:
     longest = len(first) + asked.new_tokens
     check_length(subject, len(first), asked.new_tokens)
     units = [
-        Looking(each, number, some, max(0, asked.shown - number * asked.batch))
+        Looking(each, number, some, *(max(0, few - number * asked.batch) for few in (asked.shown, asked.explained)))
         for each in sets
         for number, some in batches(each.pictures, asked.batch)
     ]

@@ -105,8 +105,9 @@ def sinks(rows: Sequence[Row], *, seed: int) -> dict[str, Any]:
 
 
 def grounding(rows: Sequence[Row], table: Mapping[str, NDArray[np.float64]], *, seed: int) -> dict[str, Any] | None:
-    """Means over heads, those of the head that points best on one half judged on the other, and the controls.
+    """Means over heads, those of the head that points best on one half judged on the other, controls and baselines.
 
+    baselines: maps through all layers, of the pictures that were explained.
     None where true objects were named of fewer than FEWEST pictures.
     """
     pointed = [row["controls"] for row in rows if row["controls"]]
@@ -117,7 +118,13 @@ def grounding(rows: Sequence[Row], table: Mapping[str, NDArray[np.float64]], *, 
     heads = {name: estimate(table[name].mean((1, 2)), seed=seed) for name in GROUNDING}
     other = {f"elsewhere_{name}": table.get(f"elsewhere_{name}") for name in GROUNDING}
     elsewhere = {name: estimate(x.mean((1, 2)), seed=seed) for name, x in other.items() if x is not None}
-    return {"n": len(pointed), "controls": controls, "mean": {**heads, **elsewhere}, "best": _best(table, seed=seed)}
+    through = [row["explained"] for row in rows if row.get("explained")]
+    baselines = {
+        name: estimate(np.array([one[name] for one in through]), seed=seed) for name in (through[0] if through else ())
+    }
+    mean = {**heads, **elsewhere}
+    return {"n": len(pointed), "controls": controls, "mean": mean, "best": _best(table, seed=seed),
+            "baselines": baselines}  # fmt: skip
 
 
 def _layers(table: Mapping[str, NDArray[np.float64]], *, seed: int) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ DETECTORS = {
     "log_probability": "the model's own doubt",
     "step": "being said late",
 }
+BASELINES = {"rollout": "attention rollout", "relevancy": "gradient relevancy (Chefer)"}
 SPANS = {"image": "the image", "system": "what is before it", "question": "the question", "generated": "the caption"}
 
 
@@ -129,6 +130,11 @@ def _grounding(found: Mapping[str, Any]) -> list[str]:
             f"best head {best['head']}, judged on other pictures: ratio {_shown(best['ratio'])}, pointing "
             f"{_shown(best['hit'])}"
         )
+    said += [
+        f"{words}, n = {found['n']}: ratio {_shown(found)}, pointing {_shown(grounding['baselines'][f'{start}_hit'])}"
+        for start, words in BASELINES.items()
+        if (found := grounding.get("baselines", {}).get(f"{start}_ratio"))
+    ]
     return said
 
 

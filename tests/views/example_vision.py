@@ -16,6 +16,7 @@ from analysis.runs import OpenRun, Run
 from analysis.vision import hallucination_summary
 from analysis.vision.answering import TASKS, Arm
 from analysis.vision.cases import PictureSet
+from analysis.vision.explaining import MEASURES, METHODS
 from analysis.vision.inventions import caption_counts
 from analysis.vision.mitigations import mitigation
 from analysis.vision.objects import Vocabulary
@@ -90,6 +91,7 @@ def row(name: str, number: int) -> dict[str, Any]:
         "per_head": {name: heads(value) for name, value in most.items()},
         "at_mentions": [{"divergence": heads(6.0), "image_mass": heads(0.8)} for _ in MENTIONS],
         "controls": {**controls, "area": 0.1, "objects": 1.0},
+        "explained": {f"{name}_{what}": 0.3 for name in METHODS for what in MEASURES} if number < 4 else None,
         "sinks": {
             "attention": {"count": 3, "in_background": 2.0, "base": 0.8, "image_tokens": 100},
             "dimension": {"count": [0, 2, 2, 1], "in_background": [0, 2, 1, 1], "base": 0.8, "image_tokens": 100},

@@ -86,6 +86,8 @@ def test_detectors_sinks_and_pointing_stand_beside_what_luck_would_give(opened: 
     pointing = next(table for table in tables if "pointing" in table)
     assert pointing["map"].tolist()[0].startswith("L2H1")
     assert {"an even map", "a map of the centre"} < set(pointing["map"])
+    through = pointing[pointing["map"].str.contains("through all layers")]
+    assert through["n"].tolist() == [4, 4]  # of eight pictures four are explained
 
 
 def test_a_run_without_maps_and_without_mentions_says_what_to_do(
