@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.cli_interventions import app as interventions
+from analysis.cli_jobs import app as jobs
+from analysis.cli_maps import app as maps
 from analysis.cli_rhythm import app as rhythm
 from analysis.cli_sinks import app as sinks
 from analysis.cli_vision import app as vision
@@ -50,6 +52,8 @@ app.add_typer(interventions)
 app.add_typer(sinks)
 app.add_typer(rhythm)
 app.add_typer(vision)
+app.add_typer(jobs)
+app.add_typer(maps)
 console = Console()
 
 INTERRUPTED = 130
@@ -279,22 +283,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
         app(args=arguments)
-    except HeadscopeError as error:
-        _stop(str(error))
     except SystemExit as ended:
         if ended.code != INTERRUPTED:  # what typer makes of Ctrl-C
             raise
         _stop("stopped; finished cases are kept: go on with --resume last (the demo does by itself).", code=INTERRUPTED)
     except Exception as error:
+        if foreseen := sentence_of(error):
+            _stop(foreseen)
         message = next(iter(str(error).splitlines()), "")
-        if isinstance(error, MemoryError | BrokenProcessPool) or re.search(NO_MEMORY, str(error)):
-            _stop(
-                "the memory ran out: choose shorter lengths, fewer --workers or a smaller model, and go on with "
-                "--resume last; finished cases are kept."
-            )
         with tempfile.NamedTemporaryFile("w", prefix="headscope-", suffix=".log", delete=False) as log:
             traceback.print_exc(file=log)
         _stop(f"this should not have happened ({type(error).__name__}: {message}); the details are in {log.name}.")
+
+
+def sentence_of(error: Exception) -> str | None:
+    """What a user reads of an error; None where nobody foresaw it."""
+    if isinstance(error, HeadscopeError):
+        return str(error)
+    if isinstance(error, MemoryError | BrokenProcessPool) or re.search(NO_MEMORY, str(error)):
+        return (
+            "the memory ran out: choose shorter lengths, fewer --workers or a smaller model, and go on with "
+            "--resume last; finished cases are kept."
+        )
+    return None
 
 
 def _stop(sentence: str, code: int = 1) -> NoReturn:

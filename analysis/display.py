@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import pair_tables, role_tables, sink_tables
+from analysis.maps import map_tables
 from analysis.rhythm import rhythm_tables
 from analysis.runs import Run
 from analysis.uncertainty import interval
@@ -269,6 +270,7 @@ _SHOWN = {
     "vision": vision_tables.show,
     "hallucinate": hallucinate_tables.show,
     "rhythm": rhythm_tables.show,
+    "map": map_tables.show,
 }
 _COUNTED = {
     "benchmark": "tasks, 95 % intervals over examples",
@@ -280,4 +282,5 @@ _COUNTED = {
     "vision": "pictures, 95 % intervals over pictures",
     "hallucinate": "pictures, 95 % intervals over pictures",
     "rhythm": "traces, 95 % intervals over traces",
+    "map": "prompt: no intervals",
 }

@@ -22,8 +22,9 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -153,6 +154,10 @@ def find_run(name: str, folder: Path = RUNS, *, command: str | None = None) -> R
     return run
 
 
+# Who is told of every run that this process opens: set by a worker of jobs.
+OPENED: ContextVar[Callable[[Run], None]] = ContextVar("OPENED", default=lambda run: None)
+
+
 class OpenRun:
     """A run being written. One process at a time: the folder is locked while it is open."""
 
@@ -225,6 +230,7 @@ class OpenRun:
         if not run.finished:
             opened.note(state="running", seconds=round(before["seconds"] + max(0.0, worked), 1), opened=time.time())
         opened.log(f"opened with {len(opened.done)} cases done: {command_line()}")
+        OPENED.get()(run)
         return opened
 
     def __enter__(self) -> Self:

@@ -8,6 +8,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from typing import Any, Protocol
@@ -42,7 +43,17 @@ class ModelChoice:
     dtype: str | None = None
 
     def load(self) -> Subject:
+        """The subject, from whoever keeps it in memory in this process (LOADING), or read anew."""
+        loading = LOADING.get()
+        return loading(self) if loading else self.read()
+
+    def read(self) -> Subject:
         return load(self.model, device=self.device, dtype=self.dtype)
+
+
+# How this process loads its models, and who is told after each case (title, done, total): both set by a worker of jobs.
+LOADING: ContextVar[Callable[[ModelChoice], Subject] | None] = ContextVar("LOADING", default=None)
+ADVANCED: ContextVar[Callable[[str, int, int], None]] = ContextVar("ADVANCED", default=lambda title, done, total: None)
 
 
 @dataclass(frozen=True)
@@ -131,11 +142,15 @@ def work_through(
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        task = progress.add_task(title, total=len(cases), completed=len(cases) - len(left))
+        done = len(cases) - len(left)
+        task = progress.add_task(title, total=len(cases), completed=done)
         peak = peak_bytes(subject.device)
+        ADVANCED.get()(title, done, len(cases))
         for record, held in _results(left, subject, choice, examine, workers):
             run.add_case(record)
             progress.advance(task)
+            done += 1
+            ADVANCED.get()(title, done, len(cases))
             peak = max(peak, held)
     by_id = {record["case"]: record for record in run.run.cases()}
     return Worked([by_id[case.id] for case in cases], {"peak_memory_bytes": peak, "workers": workers})
