@@ -10,11 +10,14 @@ import streamlit as st
 from probes.errors import HeadscopeError
 from views.address import choose_run
 
-st.set_page_config(page_title="headscope", page_icon=":material/hub:", layout="wide")
+st.set_page_config(page_title="headscope", page_icon="🧠", layout="wide")
 
 page = st.navigation(
     [
-        st.Page("views/runs.py", title="Runs", icon=":material/list:", url_path="runs", default=True),
+        st.Page("views/home.py", title="Home", icon=":material/home:", url_path="start", default=True),
+        # The default page answers at the bare address only; this one lets /home be typed and linked.
+        st.Page("views/home.py", title="Home", url_path="home", visibility="hidden"),
+        st.Page("views/runs.py", title="Runs", icon=":material/list:", url_path="runs"),
         st.Page("views/heads.py", title="Heads", icon=":material/grid_on:", url_path="heads"),
         st.Page("views/head.py", title="Head", icon=":material/search:", url_path="head"),
         st.Page("views/needles.py", title="Needles", icon=":material/find_in_page:", url_path="needles"),

@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 SIZES = {"wide": (1440, 900, "light"), "phone": (390, 844, "dark")}
 SHOWS = {  # what kind of run a page is pictured with, where the folder has one
-    "runs": "retrieval", "heads": "retrieval", "head": "retrieval", "needles": "retrieval", "ablation": "ablation",
-    "sinks": "sinks", "roles": "heads", "pairs": "pairs", "vision": "vision", "hallucination": "hallucinate",
-    "rhythm": "rhythm",
+    "home": "retrieval", "runs": "retrieval", "heads": "retrieval", "head": "retrieval", "needles": "retrieval",
+    "ablation": "ablation", "sinks": "sinks", "roles": "heads", "pairs": "pairs", "vision": "vision",
+    "hallucination": "hallucinate", "rhythm": "rhythm",
 }  # fmt: skip
 FROM = {"vision": "Where a head looks for a word", "hallucination": "Invented against found"}  # heading at the top
 BIGGEST = 250_000  # bytes of one picture
@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
             chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             for name, query in pages.items():
                 for size in SIZES:
-                    path = "" if name == "runs" else name  # the default page has no path
+                    path = "" if name == "home" else name  # the default page has no path
                     _picture(chromium, f"http://127.0.0.1:{port}/{path}{query}", name, size)
             chromium.close()
     finally:

@@ -11,13 +11,14 @@ import streamlit as st
 
 from analysis.runs import Run
 from views import reading
+from views.run_words import run_words, words_of
 
 # Choices that mean nothing in another run ...
 OF_ONE_RUN = (
     "case", "cell", "condition", "meaning", "k", "only", "picture", "word", "set", "trace", "token", "horizon", "share",
-    "layers", "sink",
+    "layers", "sink", "with", "against", "box",
 )  # fmt: skip
-OF_ONE_COMMAND = ("metric",)  # ... and in a run of another command
+OF_ONE_COMMAND = ("metric", "where")  # ... and in a run of another command
 
 
 def pick(
@@ -63,6 +64,19 @@ def pick_several(label: str, name: str, options: Sequence[str], *, words: Callab
     return chosen
 
 
+def held(name: str) -> str:
+    """A choice that is no list's: what the URL, or else this session, holds as `name`; empty where neither does."""
+    return str(st.query_params.get(name, _memory().get(name, "")))
+
+
+def hold(name: str, value: str) -> None:
+    """Put such a choice in the URL; an empty one leaves it."""
+    if value:
+        show(name, value)
+    else:
+        forget(name, unless=())
+
+
 def open_head(run: str, head: str) -> None:
     """Go to the page of a head."""
     st.switch_page("views/head.py", query_params={"run": run, "head": head})
@@ -93,13 +107,14 @@ def choose_run() -> None:
             "Run",
             "run",
             [run.id for run in found],
-            words={run.id: run_words(run) for run in found}.__getitem__,
+            words=words_of(found).__getitem__,
             help="Newest first. Every page shows this run.",
         )
-
-
-def run_words(run: Run) -> str:
-    return f"{reading.command(run)} · {reading.model_name(run)} · {run.manifest.get('created', run.id)}"
+    if reading.is_example(found[0]):
+        st.info(
+            "There is no run in the folder yet, so this shows an example that ships with headscope. Type "
+            "`headscope demo` to make runs of your own."
+        )
 
 
 def chosen_run(*commands: str) -> Run:

@@ -1,65 +1,56 @@
-"""Heads: every head of a model by one metric; a click opens the head."""
+"""Heads: every head of a model by one metric, by two, or by how two runs differ; a click opens the head."""
 
-import pandas as pd
+from collections.abc import Callable
+
 import streamlit as st
 
 from probes.errors import HeadscopeError
 from probes.heads import parse_head
-from views import charts, metrics, reading, tables
+from views import head_filters, head_grids, head_steps, heads_apart, heads_by_two, metrics, reading, tables
 from views.address import chosen_run, open_head, pick
+from views.second_run import COMMANDS
+from views.shown_heads import Shown, introduce, number_of, numbers, open_clicked, provenance, words_in
+
+VIEWS = {"grid": "One metric", "scatter": "Two metrics", "difference": "Two runs"}
 
 
 def page() -> None:
     st.title("Heads")
     st.caption(
-        "Each square is a head of the model, coloured by the metric you choose. Click a square to open the head."
+        "Each square or point is a head of the model. Click one to open it, or move the focus with the arrow keys and "
+        "press O."
     )
-    run = chosen_run("retrieval", "sinks", "heads", "vision", "rhythm")
+    run = chosen_run(*COMMANDS)
     frame = reading.heads(run)
+    view = pick("Show", "view", list(VIEWS), words=VIEWS.__getitem__, kind="buttons")
     left, middle, right = st.columns([2, 1, 1], vertical_alignment="bottom")
-    metric = pick(
-        "Metric",
-        "metric",
-        metrics.metric_order(run),
-        words=lambda name: metrics.metric_of(run, name).words,
-        place=left,
-    )
-    scale = pick("Colour scale", "scale", ["linear", "square root"], kind="buttons", place=middle)
-    _search(run.id, tables.head_order(frame), right)
+    metric = pick("Metric", "metric", metrics.metric_order(run), words=words_in(run), place=left)
+    scale = pick("Scale", "scale", ["linear", "square root"], kind="buttons", place=middle)
+    names = tables.head_order(frame)
+    _search(run.id, names, right)
+    kept, filters = head_filters.choose(run, frame)
     table = tables.heads_table(frame, metric)
-    meaning = metrics.metric_of(run, metric)
-    words = meaning.words
-    if meaning.about:
-        st.markdown(f"**{tables.capital(words)}**: {meaning.about}.")
-    best = table.iloc[0]
+    focus = head_steps.focus(names, default=str(table["name"].iloc[0]))
+    SECTIONS[view](Shown(run, frame, table, metric, scale == "square root", kept, filters, focus))
+
+
+def _one_metric(shown: Shown) -> None:
+    introduce(shown, number_of(shown))
+    best = shown.table.iloc[0]
     event = st.altair_chart(
-        charts.head_grid(table, words, square_root=scale == "square root"),
-        key=f"head-grid-{metric}-{scale}",
+        head_grids.by_metric(
+            shown.table, shown.words, square_root=shown.square_root, kept=shown.kept, focus=shown.focus
+        ),
+        key=f"head-grid-{shown.metric}-{shown.square_root}",
         on_select="rerun",
-        alt=f"Grid of {len(table)} heads by {words}, layers down and heads across; the largest is {best['name']} "
-        f"with {best['value']:.2f}. The table below holds the same numbers.",
+        alt=f"Grid of {len(shown.table)} heads by {shown.words}, layers down and heads across; the largest is "
+        f"{best['name']} with {best['value']:.2f}. The table below holds the same numbers.",
     )
-    for point in event.selection[charts.PICK]:
-        open_head(run.id, tables.head_name(int(point["layer"]), int(point["head"])))
-    manifest = run.manifest
-    st.caption(
-        f"{reading.model_name(run)} ({manifest['model'].get('dtype', '?')}) · "
-        f"{metrics.prompts_of(run, metric)}, n = {_span(table['n'])} · "
-        f"colours from {min(0, table['value'].min()):.2f} to {table['value'].max():.2f} · "
-        f"intervals: 95% over prompts · run {run.id}"
-    )
-    st.subheader("The same numbers")
-    st.dataframe(
-        table,
-        hide_index=True,
-        alt=f"Table of {len(table)} heads: {words} with its 95% interval and number of prompts, largest first",
-        column_config={
-            "value": st.column_config.NumberColumn(words, format="%.3f"),
-            "low": st.column_config.NumberColumn("95% from", format="%.3f"),
-            "high": st.column_config.NumberColumn("95% to", format="%.3f"),
-        },
-    )
-    st.download_button("Download as CSV", table.to_csv(index=False), f"{run.id}-{metric}.csv", "text/csv")
+    open_clicked(shown, event.selection)
+    provenance(shown)
+    rows = shown.table[shown.table["name"].isin(shown.kept)]
+    columns = {"value": shown.words, "low": "95% from", "high": "95% to", "n": "n"}
+    numbers(shown, rows, columns, shown.metric, shown.filters)
 
 
 def _search(run: str, heads: list[str], place: st.delta_generator.DeltaGenerator) -> None:
@@ -72,10 +63,11 @@ def _search(run: str, heads: list[str], place: st.delta_generator.DeltaGenerator
     open_head(run, name)
 
 
-def _span(n: pd.Series) -> str:
-    low, high = n.min(), n.max()
-    return str(low) if low == high else f"{low} to {high}"
-
+SECTIONS: dict[str, Callable[[Shown], None]] = {
+    "grid": _one_metric,
+    "scatter": heads_by_two.section,
+    "difference": heads_apart.section,
+}
 
 if __name__ == "__main__":
     page()

@@ -9,9 +9,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+import data
 from analysis.runs import RUNS, Run, list_runs
 from analysis.vision.showing import Shown, read_shown, rows_shown
 from probes.errors import HeadscopeError
+
+EXAMPLES = Path(data.__file__).with_name("example_runs")
 
 
 def runs_folder() -> Path:
@@ -19,8 +22,14 @@ def runs_folder() -> Path:
 
 
 def runs() -> tuple[list[Run], list[str]]:
-    """Runs, newest first, and one sentence for each folder that can't be read."""
-    return list_runs(runs_folder())
+    """Runs, newest first, and one sentence for each folder that can't be read; the example where there is neither."""
+    found, problems = list_runs(runs_folder())
+    return (found, problems) if found or problems else list_runs(EXAMPLES)
+
+
+def is_example(run: Run) -> bool:
+    """Whether a run ships with headscope."""
+    return run.path.parent == EXAMPLES
 
 
 def cases(run: Run) -> list[dict[str, Any]]:

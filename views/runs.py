@@ -6,7 +6,8 @@ import streamlit as st
 
 from analysis.runs import Run
 from views import reading, tables
-from views.address import change_run, chosen_run, nothing_yet, run_words
+from views.address import change_run, chosen_run, nothing_yet
+from views.run_words import run_words
 
 PAGES = {
     "retrieval": (("views/heads.py", "Heads"), ("views/needles.py", "Needles")),

@@ -201,7 +201,7 @@ def tab(desktop: Any) -> Iterator[Any]:
 
 @pytest.mark.browser
 def test_runs_are_listed_and_link_to_their_pages(address: str, tab: Any) -> None:
-    tab.goto(address)
+    tab.goto(f"{address}/runs")
     tab.get_by_text(f"{examples.BROKEN} is half written").wait_for()
     assert examples.RETRIEVAL in tab.get_by_test_id("stDataFrame").locator("table").inner_text(timeout=PATIENCE)
     tab.get_by_role("link", name="Open Ablation").click()
