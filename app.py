@@ -20,6 +20,7 @@ page = st.navigation(
         st.Page("views/runs.py", title="Runs", icon=":material/list:", url_path="runs"),
         st.Page("views/heads.py", title="Heads", icon=":material/grid_on:", url_path="heads"),
         st.Page("views/head.py", title="Head", icon=":material/search:", url_path="head"),
+        st.Page("views/map.py", title="Map", icon=":material/zoom_in_map:", url_path="map"),
         st.Page("views/needles.py", title="Needles", icon=":material/find_in_page:", url_path="needles"),
         st.Page("views/ablation.py", title="Ablation", icon=":material/content_cut:", url_path="ablation"),
         st.Page("views/sinks.py", title="Sinks", icon=":material/local_parking:", url_path="sinks"),

@@ -24,7 +24,7 @@ SIZES = {"wide": (1440, 900, "light"), "phone": (390, 844, "dark")}
 SHOWS = {  # what kind of run a page is pictured with, where the folder has one
     "home": "retrieval", "runs": "retrieval", "heads": "retrieval", "head": "retrieval", "needles": "retrieval",
     "ablation": "ablation", "sinks": "sinks", "roles": "heads", "pairs": "pairs", "vision": "vision",
-    "hallucination": "hallucinate", "rhythm": "rhythm",
+    "hallucination": "hallucinate", "rhythm": "rhythm", "map": "map",
 }  # fmt: skip
 FROM = {"vision": "Where a head looks for a word", "hallucination": "Invented against found"}  # heading at the top
 BIGGEST = 250_000  # bytes of one picture

@@ -16,7 +16,7 @@ from views.run_words import run_words, words_of
 # Choices that mean nothing in another run ...
 OF_ONE_RUN = (
     "case", "cell", "condition", "meaning", "k", "only", "picture", "word", "set", "trace", "token", "horizon", "share",
-    "layers", "sink", "with", "against", "box",
+    "layers", "sink", "with", "against", "box", "queries", "keys", "query", "key", "heads",
 )  # fmt: skip
 OF_ONE_COMMAND = ("metric", "where")  # ... and in a run of another command
 

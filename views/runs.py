@@ -18,6 +18,7 @@ PAGES = {
     "vision": (("views/vision.py", "Vision"), ("views/heads.py", "Heads")),
     "hallucinate": (("views/hallucination.py", "Hallucination"),),
     "rhythm": (("views/rhythm.py", "Rhythm"), ("views/heads.py", "Heads")),
+    "map": (("views/map.py", "Map"),),
 }
 
 

@@ -1,6 +1,7 @@
 """A reasoning trace as HTML: tokens tinted by a number, preplan tokens underlined, anchors boxed, pairs numbered."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,6 +17,8 @@ BARE = "color:inherit;text-decoration:none;"
 BLOCK = "line-height:2.1;white-space:pre-wrap;overflow-wrap:anywhere"
 RETURN = '<span aria-hidden="true" style="opacity:.55">↵</span>\n'
 NOTHING = '<span style="opacity:.55">▫</span>'
+# Characters without width, and those that would turn the order of all the text behind them.
+UNSEEN = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 
 LEGEND = (
     '<div style="font-size:.85em;line-height:2.3">'
@@ -96,5 +99,6 @@ def _token(piece: Piece, background: str, address: str, *, is_chosen: bool) -> s
 
 
 def visible(text: str) -> str:
-    """Escaped; a new line is shown and kept, and a token without text, a piece of a character, shows a square."""
-    return escape(text).replace("\r\n", "\n").replace("\n", RETURN) or NOTHING
+    """Escaped; a new line is shown and kept; a square for a token without text and for what has no shape."""
+    shown = escape(text).replace("\r\n", "\n").replace("\n", RETURN)
+    return UNSEEN.sub(NOTHING, shown) or NOTHING

@@ -1,0 +1,174 @@
+"""The page Map, on a run that headscope's own code kept of a tiny random model."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from analysis.maps.exact import layer_heads, row, weight
+from analysis.runs import OpenRun, list_runs
+from probes.heads import Head
+
+APP = Path(__file__).resolve().parents[2] / "app.py"
+
+
+def example_map() -> Any:
+    spec = spec_from_file_location("example_map", Path(__file__).with_name("example_map.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+EXAMPLE = example_map()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    EXAMPLE.write_map(folder)
+    return folder
+
+
+def said(app: AppTest) -> str:
+    parts = (app.title, app.caption, app.markdown, app.info, app.subheader, app.warning, app.error)
+    return "\n".join(str(element.value) for part in parts for element in part)
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    next(button for button in app.button if button.label == label).click().run()
+    assert not app.exception
+    return app
+
+
+def test_the_page_says_the_exact_weight_of_the_pair_that_a_link_names(
+    runs: Path, opened: Callable[..., AppTest]
+) -> None:
+    app = opened("map", "map", head="L1H2", query="40", key="7")
+    assert not app.warning
+    [run] = list_runs(runs)[0]
+    assert f"(key 7) **{weight(run, Head(1, 2), 40, 7):.6f}** of its attention, in L1H2" in said(app)
+    looks: Any = app.dataframe[0].value
+    strongest = row(run, [Head(1, 2)], 40).values
+    assert looks["position"].iloc[0] == strongest.argmax()
+    assert looks["weight"].iloc[0] == pytest.approx(strongest.max())
+    seen: Any = app.dataframe[1].value
+    assert (seen["position"] >= 7).all()
+
+
+def test_a_layer_and_chosen_heads_are_shown_by_their_mean(runs: Path, opened: Callable[..., AppTest]) -> None:
+    [run] = list_runs(runs)[0]
+    layer = opened("map", "map", head="L1H2", query="40", key="7", whose="layer")
+    assert f"**{float(row(run, layer_heads(run, 1), 40)[7]):.6f}** of its attention, in the mean of 4" in said(layer)
+    some = opened("map", "map", head="L1H2", query="40", key="7", whose="set", heads="L0H0,L1H3")
+    mean = float(row(run, [Head(0, 0), Head(1, 3)], 40)[7])
+    assert f"**{mean:.6f}** of its attention, in the mean of 2" in said(some)
+    wrong = opened("map", "map", head="L1H2", whose="set", heads="L0H0,first")
+    assert "'first' is not the name of a head" in wrong.warning[0].value
+
+
+def test_zooming_and_moving_change_the_window_in_the_address_and_stop_at_the_prompts_ends(
+    opened: Callable[..., AppTest],
+) -> None:
+    app = press(opened("map", "map"), "Zoom in")
+    assert window_of(app) == ("15-45", "15-45")
+    assert window_of(press(app, "←")) == ("15-45", "0-30")
+    assert window_of(press(app, "↓")) == ("30-60", "0-30")
+    assert next(button for button in app.button if button.label == "↓").disabled
+    assert window_of(press(app, "Zoom out")) == ("0-60", "0-60")
+    app.text_input(key="map-keys").set_value("3-9").run()
+    assert window_of(app) == ("0-60", "3-9")
+    assert window_of(press(app, "Whole map")) == ("0-60", "0-60")
+
+
+def test_a_pair_can_be_zoomed_in_on(opened: Callable[..., AppTest]) -> None:
+    app = press(opened("map", "map", query="50", key="4"), "Zoom in on the pair")
+    assert window_of(app) == ("30-60", "0-30")
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ({"queries": "40-90"}, "A window is written as 0-60"),
+        ({"keys": "<b>"}, "A window is written as 0-60"),
+        ({"query": "60"}, "the prompt has tokens 0 to 59"),
+        ({"key": "-1"}, "the prompt has tokens 0 to 59"),
+        ({"head": "L7H0"}, "which this run doesn't have"),
+    ],
+)
+def test_a_link_to_what_is_not_there_gets_a_sentence_and_a_map(
+    opened: Callable[..., AppTest], address: dict[str, str], sentence: str
+) -> None:
+    app = opened("map", "map", **address)
+    [warning] = app.warning
+    assert sentence in warning.value
+    assert len(app.dataframe) == 2
+
+
+def test_hostile_tokens_are_shown_as_text(opened: Callable[..., AppTest]) -> None:
+    app = opened("map", "map", query="20", key="1")
+    html = "".join(str(element.proto.body) for element in app.get("html"))
+    assert "<img" not in html
+    assert "\u202e" not in html  # it would turn the order of what follows
+    assert "&lt;img src=x onerror=alert(1)&gt;" in html
+    assert html.count("<a ") == html.count("</a>") == EXAMPLE.TOKENS
+    assert "`'<img src=x onerror=alert(1)>'` (key 1)" in said(app)
+
+
+def test_a_folder_without_a_map_names_the_command_and_a_damaged_one_gets_one_sentence(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSCOPE_RUNS", str(tmp_path))
+    with OpenRun.start(tmp_path, "sinks", {"made": "by hand"}) as run:
+        run.note(model={"name": "none"})
+    assert "type `headscope map`" in said(shown())
+    shutil.rmtree(run.run.path)
+    shutil.copytree(runs, tmp_path, dirs_exist_ok=True)
+    [layer] = tmp_path.glob("*/arrays/L0.safetensors")
+    layer.write_bytes(b"\x10\0\0")
+    [error] = shown().error
+    assert "missing or damaged" in error.value
+
+
+@pytest.mark.browser
+def test_a_part_can_be_clicked_and_a_zoomed_views_address_restores_it(
+    runs: Path, dashboard: Callable[[Path], AbstractContextManager[str]], browser: Any
+) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    page = context.new_page()
+    with dashboard(runs) as address:
+        page.goto(f"{address}/map?head=L1H3&sinks=out")
+        page.get_by_role("button", name="Zoom in", exact=True).click()
+        page.wait_for_url("**queries=15-45**")
+        page.locator('path[aria-label*="key: 0 "]').first.wait_for(state="detached")  # the whole map's
+        page.locator('path[aria-label*="query: 30 "][aria-label*="key: 20 "]').click(force=True)
+        page.get_by_text("(key 20)").wait_for()
+        assert "query=30" in page.url
+        sentence = page.get_by_text("(query 30) gives").inner_text()
+        assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
+        again = context.new_page()
+        again.goto(page.url)
+        again.get_by_text("(query 30) gives").wait_for()
+        assert again.get_by_text("(query 30) gives").inner_text() == sentence
+        for side in ("Queries", "Keys"):
+            assert again.get_by_role("textbox", name=side).input_value() == "15-45"
+        assert again.url == page.url
+    context.close()
+
+
+def window_of(app: AppTest) -> tuple[str, str]:
+    queries, keys = (app.query_params[name] for name in ("queries", "keys"))
+    return "".join(queries), "".join(keys)
+
+
+def shown() -> AppTest:
+    """The page with the newest run of the folder."""
+    app = AppTest.from_file(str(APP), default_timeout=60)
+    app.switch_page("views/map.py")
+    return app.run()
