@@ -29,7 +29,8 @@ page = st.navigation(
         st.Page("views/vision.py", title="Vision", icon=":material/visibility:", url_path="vision"),
         st.Page("views/hallucination.py", title="Hallucination", icon=":material/blur_on:", url_path="hallucination"),
         st.Page("views/rhythm.py", title="Rhythm", icon=":material/graphic_eq:", url_path="rhythm"),
-    ]
+    ],
+    expanded=True,
 )
 try:
     choose_run()

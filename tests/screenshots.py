@@ -27,7 +27,7 @@ SHOWS = {  # what kind of run a page is pictured with, where the folder has one
     "hallucination": "hallucinate", "rhythm": "rhythm", "map": "map",
 }  # fmt: skip
 FROM = {"vision": "Where a head looks for a word", "hallucination": "Invented against found"}  # heading at the top
-BIGGEST = 250_000  # bytes of one picture
+BIGGEST = 350_000  # bytes of one picture
 SETTLES = 2_500  # milliseconds for charts and tables to draw
 
 

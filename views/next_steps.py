@@ -47,6 +47,7 @@ STEPS = (
         '--answer " Paris" --wrong " Tokyo"',
     ),
     Step("evict", "What does a model lose without its sinks?", "evict"),
+    Step("map", "What does a head attend to over a long text?", "map --tokens 2000 --layers 17,18"),
     Step("rhythm", "Does reasoning have a rhythm?", "rhythm"),
     Step(
         "benchmark",

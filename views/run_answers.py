@@ -101,6 +101,11 @@ def _rhythm(found: Summary) -> str:
     )
 
 
+def _map(found: Summary) -> str:
+    layers = ", ".join(map(str, found["layers"]))
+    return f"The attention of {found['heads']} heads over {found['tokens']:,} tokens, layers {layers}."
+
+
 ANSWERS: Mapping[str, Callable[[Summary], str]] = {
     "retrieval": _retrieval,
     "ablation": _ablation,
@@ -115,4 +120,5 @@ ANSWERS: Mapping[str, Callable[[Summary], str]] = {
     "patch": _patch,
     "circuits": _circuits,
     "rhythm": _rhythm,
+    "map": _map,
 }
