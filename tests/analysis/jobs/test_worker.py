@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +211,15 @@ def test_a_job_cancelled_before_its_command_begins_ends_and_the_next_one_runs(
     assert after.state in ("done", "failed")  # as this machine is
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C interrupts, in a suite that runs in the background of a shell too, where Python begins by ignoring it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_leaves_the_job_for_the_next_worker_and_is_not_held_against_it(
     out: Path, line: Line, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
