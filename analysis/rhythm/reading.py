@@ -23,10 +23,11 @@ import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
 
-from analysis.rhythm.next_token import body_states, openness
+from analysis.rhythm.next_token import openness
 from analysis.rhythm.rhythm_reader import RhythmReader
 from kernels.statistics import QueryWindow
 from probes.errors import HeadscopeError
+from probes.next_token import body_states
 from probes.subject import Subject
 
 WINDOW = 10  # W of the paper, in tokens
@@ -93,7 +94,7 @@ def read_rhythm(
     ids = ids[: response.stop].to(subject.device)
     windows = {name: QueryWindow(nearest=of.nearest, farthest=of.farthest) for name, of in horizons.items()}
     reader = RhythmReader(response, window, windows, layers)
-    states = body_states(subject, ids, reader)
+    states = body_states(subject, ids, readers=[reader])
     variables: dict[str, Any] = reader.found()
     variables |= {name: ("token", x.numpy()) for name, x in openness(subject, ids, states, response).items()}
     read = list(range(subject.anatomy.layers)) if layers is None else sorted(set(layers))

@@ -29,7 +29,8 @@ def log_probabilities(
     for start in range(0, len(prompts), batch):
         some, written = prompts[start : start + batch], captions[start : start + batch]
         whole = [continued(prompt, caption) for prompt, caption in zip(some, written, strict=True)]
-        logits = forward(subject, collate(subject, whole)).logits
+        kept = 1 + max(map(len, written))  # the rows before the captions predict nothing that was said
+        logits = forward(subject, collate(subject, whole), logits_to_keep=kept).logits
         for i, caption in enumerate(written):
             predicting = logits[i, -len(caption) - 1 : -1].float()  # padding is on the left
             said = torch.tensor(list(caption), device=logits.device)

@@ -373,7 +373,7 @@ def test_losses_made_a_few_positions_at_a_time_are_those_of_the_whole_logits(
 ):
     subject, ids = tiny(family), some_tokens(23)[0]
     logits = subject.model(ids[None]).logits[0]
-    monkeypatch.setattr("analysis.tasks.forecast.LOGIT_BYTES", 5 * 2 * 4 * 97)
+    monkeypatch.setattr("probes.next_token.LOGIT_BYTES", 5 * 2 * 4 * 97)
     found = forecast(subject, ids, first=4)
     torch.testing.assert_close(
         found.loss, cross_entropy(logits[3:-1], ids[4:], reduction="none"), atol=LOGIT_TOLERANCE, rtol=0

@@ -216,7 +216,7 @@ def with_cap(cap: float | None) -> Build:
 def test_entropy_and_likelihood_are_those_of_the_models_own_logits_piece_by_piece(
     build: Build, tiny: Build, some_tokens: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analysis.rhythm.next_token.LOGIT_BYTES", 3 * 4 * 97 * 7)  # seven positions at a time
+    monkeypatch.setattr("probes.next_token.LOGIT_BYTES", 3 * 4 * 97 * 7)  # seven positions at a time
     subject, ids, response = build(tiny), some_tokens(40)[0], range(9, 40)
     found = read_rhythm(subject, ids, response)
     with torch.inference_mode():
