@@ -109,10 +109,14 @@ def detect(
     Takes and raises what `suspicion` does.
     """
     scores, heads = suspicion(features, invented, captions, seed=seed, top=top, higher=higher, fitted=fitted)
+    return {**judge(scores, invented, captions, seed=seed), "heads": heads}
+
+
+def judge(scores: Numbers, invented: ArrayLike, captions: ArrayLike, *, seed: int) -> dict[str, Any]:
+    """AUROC on the judging half alone, as `auroc_interval` gives it."""
     labels, caption = _labels(invented), np.asarray(captions)
     judging = ~split(caption, seed=seed)
-    judged = auroc_interval(scores[judging], labels[judging], caption[judging], seed=seed)
-    return {**judged, "heads": heads}
+    return auroc_interval(scores[judging], labels[judging], caption[judging], seed=seed)
 
 
 def suspicion(

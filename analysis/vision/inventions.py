@@ -11,7 +11,7 @@ from xarray import DataArray
 from analysis.vision import striking
 from analysis.vision.cases import PictureSet
 from analysis.vision.chair import Caption, CaptionCounts, chair_interval, count
-from analysis.vision.detection import Numbers, auroc_interval, detect, split, suspicion
+from analysis.vision.detection import Numbers, auroc_interval, judge, split, suspicion
 from analysis.vision.objects import Mention
 from analysis.vision.ratios import Ratio, as_estimate, intervals
 from probes.errors import HeadscopeError
@@ -95,9 +95,9 @@ def _by_heads(rows: Sequence[Row], values: Sequence[Any], invented: Flags, pictu
         raise HeadscopeError("The captions name no object, so there is none to detect.")
     features = DataArray(np.array(values, dtype=float), dims=("word", "layer", "head"))
     top = min(DETECTING_HEADS, features[0].size)
-    judged = detect(features, invented, pictures, seed=seed, top=top)
-    scores, _ = suspicion(features, invented, pictures, seed=seed, top=top)
-    return {**judged, "struck": _judged(partial(_struck, rows, scores, invented, pictures, seed=seed))}
+    scores, heads = suspicion(features, invented, pictures, seed=seed, top=top)
+    judged = judge(scores, invented, pictures, seed=seed)
+    return {**judged, "heads": heads, "struck": _judged(partial(_struck, rows, scores, invented, pictures, seed=seed))}
 
 
 def _struck(rows: Sequence[Row], scores: Numbers, invented: Flags, pictures: NDArray[Any], *, seed: int
