@@ -17,15 +17,11 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 from analysis.runs import RUNS, list_runs
+from views.pages import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 SIZES = {"wide": (1440, 900, "light"), "phone": (390, 844, "dark")}
-SHOWS = {  # what kind of run a page is pictured with, where the folder has one
-    "home": "retrieval", "runs": "retrieval", "heads": "retrieval", "head": "retrieval", "needles": "retrieval",
-    "ablation": "ablation", "sinks": "sinks", "roles": "heads", "pairs": "pairs", "vision": "vision",
-    "hallucination": "hallucinate", "rhythm": "rhythm", "map": "map",
-}  # fmt: skip
 FROM = {"vision": "Where a head looks for a word", "hallucination": "Invented against found"}  # heading at the top
 BIGGEST = 350_000  # bytes of one picture
 SETTLES = 2_500  # milliseconds for charts and tables to draw
@@ -33,7 +29,8 @@ SETTLES = 2_500  # milliseconds for charts and tables to draw
 
 def main(folder: Path) -> None:
     newest = {run.manifest["command"]: run.id for run in reversed(list_runs(folder)[0]) if run.finished}
-    pages = {page: f"?run={newest[command]}" for page, command in SHOWS.items() if command in newest}
+    shown = {name: page.opens[0] if page.opens else "retrieval" for name, page in pages().items()}
+    pictured = {name: f"?run={newest[command]}" for name, command in shown.items() if command in newest}
     IMAGES.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -50,7 +47,7 @@ def main(folder: Path) -> None:
         _wait_for(f"http://127.0.0.1:{port}/_stcore/health")
         with sync_playwright() as play:
             chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            for name, query in pages.items():
+            for name, query in pictured.items():
                 for size in SIZES:
                     path = "" if name == "home" else name  # the default page has no path
                     _picture(chromium, f"http://127.0.0.1:{port}/{path}{query}", name, size)

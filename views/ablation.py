@@ -6,6 +6,9 @@ import streamlit as st
 
 from views import charts, reading, tables
 from views.address import chosen_run, pick
+from views.pages import Page
+
+PAGE = Page("Ablation", ":material/content_cut:", "Analyses", 5, opens=("ablation",))
 
 ALL = "all prompts"
 CHANGED = "answers that changed"

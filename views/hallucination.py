@@ -9,6 +9,9 @@ from analysis.runs import Run
 from views import caption, reading, trade
 from views import hallucination_tables as tables
 from views.address import chosen_run, forget, pick
+from views.pages import Page
+
+PAGE = Page("Hallucination", ":material/blur_on:", "Analyses", 70, opens=("hallucinate",))
 
 PARTS = {"judge": "pictures that judge", "dev": "pictures to choose heads and strengths on, not to judge on"}
 

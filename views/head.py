@@ -8,6 +8,9 @@ from analysis.runs import Run
 from probes.heads import parse_head
 from views import excerpt, metrics, reading, role_tables, tables
 from views.address import chosen_run, pick, show
+from views.pages import Page
+
+PAGE = Page("Head", ":material/search:", "Heads", 20)
 
 
 def page() -> None:

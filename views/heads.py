@@ -8,8 +8,11 @@ from probes.errors import HeadscopeError
 from probes.heads import parse_head
 from views import head_filters, head_grids, head_steps, heads_apart, heads_by_two, metrics, reading, tables
 from views.address import chosen_run, open_head, pick
+from views.pages import Page
 from views.second_run import COMMANDS
 from views.shown_heads import Shown, introduce, number_of, numbers, open_clicked, provenance, words_in
+
+PAGE = Page("Heads", ":material/grid_on:", "Heads", 10, opens=COMMANDS)
 
 VIEWS = {"grid": "One metric", "scatter": "Two metrics", "difference": "Two runs"}
 

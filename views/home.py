@@ -8,8 +8,10 @@ import streamlit as st
 from analysis.runs import Run
 from views import next_steps, reading, run_answers
 from views.address import nothing_yet, pick
+from views.pages import Page, pages_of
 from views.run_words import plain, run_words
-from views.runs import PAGES
+
+PAGE = Page("Home", ":material/home:", "", 10)
 
 NEWEST = 6
 
@@ -35,7 +37,7 @@ def _newest(found: Sequence[Run]) -> None:
             st.markdown(f"**{plain(run_words(run))}**")
             st.markdown(plain(run_answers.answer(run)))
             with st.container(horizontal=True):
-                for path, words in PAGES.get(reading.command(run), ()):
+                for path, words in pages_of(reading.command(run)):
                     st.page_link(path, label=words, query_params={"run": run.id}, icon=":material/arrow_forward:")
                 st.page_link("views/runs.py", label="About", query_params={"run": run.id}, icon=":material/info:")
     if len(found) > NEWEST:
@@ -102,7 +104,7 @@ def _next(found: Sequence[Run], subjects: dict[str, list[Run]]) -> None:
     for step, (reason, run) in later.items():
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f":gray[{step.question} {reason}]")
-            pages = PAGES.get(step.run, ())
+            pages = pages_of(step.run)
             if run is not None and pages:
                 st.page_link(pages[0][0], label=f"Open {pages[0][1]}", query_params={"run": run.id})
 

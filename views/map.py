@@ -15,6 +15,9 @@ from probes.heads import Head, parse_head
 from views import charts, map_picture, map_tokens, reading
 from views.address import chosen_run, pick, show
 from views.map_window import chosen_window, window_controls
+from views.pages import Page
+
+PAGE = Page("Map", ":material/zoom_in_map:", "Heads", 30, opens=("map",))
 
 SCALE_WORDS = {"log": "logarithmic", "linear": "linear"}
 POOLING_WORDS = {"max": "strongest pair", "mean": "mean of its pairs"}

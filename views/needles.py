@@ -6,6 +6,9 @@ import streamlit as st
 
 from views import charts, reading, tables
 from views.address import chosen_run, pick, show
+from views.pages import Page
+
+PAGE = Page("Needles", ":material/find_in_page:", "Analyses", 10, opens=("retrieval", "ablation"))
 
 EVERYWHERE = "all"
 MOST_SHOWN = 20

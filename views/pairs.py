@@ -6,6 +6,9 @@ import streamlit as st
 
 from views import estimates, pair_tables, reading, tables
 from views.address import chosen_run, pick_several
+from views.pages import Page
+
+PAGE = Page("Pairs", ":material/compare:", "Analyses", 50, opens=("pairs",))
 
 ACROSS = 3  # charts beside each other
 KINDS: dict[str, estimates.Kind] = {"loss": "far", "largest_activation": "log", "kurtosis": "log"}

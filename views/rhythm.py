@@ -8,6 +8,9 @@ import streamlit as st
 from analysis.runs import Run
 from views import estimates, one_trace, perturbation_tables, reading, rhythm_tables, tables
 from views.address import chosen_run
+from views.pages import Page
+
+PAGE = Page("Rhythm", ":material/graphic_eq:", "Analyses", 80, opens=("rhythm",))
 
 ROW = 18  # screen pixels of a dot of a chart
 LISTED = 20  # traces by name

@@ -7,6 +7,9 @@ import streamlit as st
 from analysis.runs import Run
 from views import charts, reading, role_tables, tables
 from views.address import chosen_run, open_head, pick
+from views.pages import Page
+
+PAGE = Page("Roles", ":material/badge:", "Analyses", 40, opens=("heads",))
 
 EVERY = "every role"
 

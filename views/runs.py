@@ -7,19 +7,10 @@ import streamlit as st
 from analysis.runs import Run
 from views import reading, tables
 from views.address import change_run, chosen_run, nothing_yet
+from views.pages import Page, pages_of
 from views.run_words import run_words
 
-PAGES = {
-    "retrieval": (("views/heads.py", "Heads"), ("views/needles.py", "Needles")),
-    "ablation": (("views/ablation.py", "Ablation"), ("views/needles.py", "Needles")),
-    "sinks": (("views/sinks.py", "Sinks"), ("views/heads.py", "Heads")),
-    "heads": (("views/roles.py", "Roles"), ("views/heads.py", "Heads")),
-    "pairs": (("views/pairs.py", "Pairs"),),
-    "vision": (("views/vision.py", "Vision"), ("views/heads.py", "Heads")),
-    "hallucinate": (("views/hallucination.py", "Hallucination"),),
-    "rhythm": (("views/rhythm.py", "Rhythm"), ("views/heads.py", "Heads")),
-    "map": (("views/map.py", "Map"),),
-}
+PAGE = Page("Runs", ":material/list:", "", 20)
 
 
 def page() -> None:
@@ -53,7 +44,7 @@ def _follow_row() -> None:
 
 def _about(run: Run) -> None:
     st.subheader(run_words(run))
-    pages = PAGES.get(reading.command(run), ())
+    pages = pages_of(reading.command(run))
     with st.container(horizontal=True):
         for path, words in pages:
             st.page_link(path, label=f"Open {words}", query_params={"run": run.id})

@@ -7,6 +7,9 @@ import streamlit as st
 from analysis.runs import Run
 from views import estimates, reading, sink_tables, tables
 from views.address import chosen_run, pick
+from views.pages import Page
+
+PAGE = Page("Sinks", ":material/local_parking:", "Analyses", 30, opens=("sinks",))
 
 ACTIVATIONS = {
     "residual": "residual stream after each block",

@@ -9,6 +9,9 @@ import streamlit as st
 from analysis.runs import Run
 from views import charts, estimates, looking, metrics, reading, tables, vision_tables
 from views.address import chosen_run, pick, show
+from views.pages import Page
+
+PAGE = Page("Vision", ":material/visibility:", "Analyses", 60, opens=("vision",))
 
 GRIDS = ("divergence", "image_mass", "ratio", "image_centric")
 
