@@ -3,14 +3,8 @@
 python tests/screenshots.py [folder of runs]
 """
 
-import os
 import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +12,7 @@ from playwright.sync_api import sync_playwright
 
 from analysis.runs import RUNS, list_runs
 from views.pages import pages
+from views.served import served
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -32,29 +27,13 @@ def main(folder: Path) -> None:
     shown = {name: page.opens[0] if page.opens else "retrieval" for name, page in pages().items()}
     pictured = {name: f"?run={newest[command]}" for name, command in shown.items() if command in newest}
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py")]
-    server = subprocess.Popen(
-        [*command, "--server.headless=true", f"--server.port={port}", "--server.address=127.0.0.1"],
-        cwd=ROOT,
-        env=os.environ | {"HEADSCOPE_RUNS": str(folder.resolve())},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/_stcore/health")
-        with sync_playwright() as play:
-            chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            for name, query in pictured.items():
-                for size in SIZES:
-                    path = "" if name == "home" else name  # the default page has no path
-                    _picture(chromium, f"http://127.0.0.1:{port}/{path}{query}", name, size)
-            chromium.close()
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
+    with served(folder) as dashboard, sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for name, query in pictured.items():
+            for size in SIZES:
+                path = "" if name == "home" else name  # the default page has no path
+                _picture(chromium, f"{dashboard.url}/{path}{query}", name, size)
+        chromium.close()
 
 
 def _picture(chromium: Any, url: str, name: str, size: str) -> None:
@@ -75,17 +54,6 @@ def _picture(chromium: Any, url: str, name: str, size: str) -> None:
     print(f"{file.relative_to(ROOT)}  {size_in_bytes // 1000} kB")
     if size_in_bytes > BIGGEST:
         raise SystemExit(f"{file} is larger than {BIGGEST // 1000} kB: make the window smaller.")
-
-
-def _wait_for(url: str) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for _ in range(300):
-        try:
-            opener.open(url, timeout=2).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise SystemExit("The dashboard did not start within a minute.")
 
 
 if __name__ == "__main__":

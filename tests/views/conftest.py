@@ -2,12 +2,6 @@
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -17,53 +11,16 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from analysis.runs import list_runs
+from views.served import free_port, served, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-STARTS_WITHIN = 60.0  # seconds, on a busy machine
-
-
-def answers(url: str) -> bool:
-    # No proxy: the dashboard is on this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=2) as reply:
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def wait_for(server: subprocess.Popen[bytes], url: str) -> None:
-    deadline = time.monotonic() + STARTS_WITHIN
-    while not answers(f"{url}/_stcore/health"):
-        assert server.poll() is None, "the dashboard ended while it started"
-        assert time.monotonic() < deadline, f"the dashboard did not start within {STARTS_WITHIN:.0f} s"
-        time.sleep(0.2)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextmanager
 def serving(runs: Path) -> Iterator[str]:
     """A dashboard of a folder of runs; gives its address."""
-    url, port = "http://127.0.0.1", free_port()
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py"), "--server.headless=true"]
-    server = subprocess.Popen(
-        [*command, f"--server.port={port}", "--server.address=127.0.0.1"],
-        cwd=ROOT,
-        env=os.environ | {"HEADSCOPE_RUNS": str(runs)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(server, f"{url}:{port}")
-        yield f"{url}:{port}"
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
+    with served(runs) as dashboard:
+        yield dashboard.url
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +29,7 @@ def dashboard() -> Callable[[Path], AbstractContextManager[str]]:
 
 
 @pytest.fixture(scope="session")
-def started() -> Callable[[subprocess.Popen[bytes], str], None]:
+def started() -> Callable[[Any, str], None]:
     """Waits until a server that was started answers at an address."""
     return wait_for
 
