@@ -2,7 +2,8 @@
 
     python bench/train_credit.py --out credit --seeds 3                       # every arm and seed, in turn
     python bench/train_credit.py --out credit --only coupled:1 --device cuda  # one of them, so that many run at once
-    python bench/train_credit.py --out credit --table                         # the table of what is there
+    python bench/train_credit.py --out credit --table                         # the tables of what is there
+    python bench/train_credit.py --out credit --picture curves.png            # and its learning curves
     python bench/train_credit.py --out short --model smollm2-135m --only coupled:0 --steps 4 --batch 8
 
 A seed has one supervised model (bench/credit_task.py), from which all arms start; run one arm of each seed first, or
@@ -75,10 +76,15 @@ def train(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "sign": options.sign, "rate": rate, "horizon": [setup.horizon.nearest, setup.horizon.farthest],
         "judged": options.judged, "parameters": setup.model.num_parameters(), "device": _device_name(options.device),
         "torch": torch.__version__, "trl": version("trl"), "seconds": round(time.monotonic() - began, 1),
-        "heads": None if trainer.heads is None else [mask.nonzero().tolist() for mask in trainer.heads],
+        "heads": None if trainer.heads is None else [_named(mask, trainer.layers) for mask in trainer.heads],
         "curve": [point for judge in judges for point in judge.curve],
         "log": [_kept(entry) for entry in trainer.state.log_history if "reward" in entry],
     }  # fmt: skip
+
+
+def _named(mask: torch.Tensor, layers: tuple[int, ...]) -> list[str]:
+    """Heads such as L2H1 from a mask over (layer that is read, head)."""
+    return [f"L{layers[row]}H{head}" for row, head in mask.nonzero().tolist()]
 
 
 def _kept(entry: dict[str, Any]) -> dict[str, Any]:
@@ -126,7 +132,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--base-only", action="store_true", help="train the supervised models and stop")
     parser.add_argument("--resume", action="store_true", help="skip an arm and seed that is in --out already")
-    parser.add_argument("--table", action="store_true", help="print the table of what is there and stop")
+    parser.add_argument("--table", action="store_true", help="print the tables of what is there and stop")
+    parser.add_argument("--picture", type=Path, help="draw the curves of what is there into this file and stop")
     return parser.parse_args()
 
 
@@ -140,6 +147,9 @@ def main() -> None:
         for seed in sorted({seed for _, seed in pairs}):
             credit_task.base(options.out, seed, credit_task.held_out(options.judged), options.device)
         return
+    if options.picture:
+        credit_report.picture(options.out, options.picture)
+        return
     for arm, seed in [] if options.table else pairs:
         path = options.out / f"{arm}-{seed}.json"
         if options.resume and path.exists():
@@ -149,7 +159,7 @@ def main() -> None:
         scratch = path.with_suffix(".part")
         scratch.write_text(json.dumps(train(arm, seed, options)) + "\n")
         scratch.replace(path)
-    print(credit_report.table(options.out))
+    print(credit_report.table(options.out), credit_report.differences(options.out), sep="\n\n")
 
 
 if __name__ == "__main__":

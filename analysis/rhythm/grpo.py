@@ -36,14 +36,15 @@ except ImportError as error:
 class CreditGRPOTrainer(GRPOTrainer):
     """A GRPOTrainer that also takes `credit`. Text models on whole devices: no pictures, no sharded weights.
 
-    heads: the local and the global heads as masks over (layer, head), set by the first batch where Credit names none.
+    heads: the local and the global heads as masks over (layer, head) of `layers`, the layers that are read; set by the
+        first batch where Credit names none.
     """
 
     def __init__(self, *arguments: Any, credit: Credit, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.credit = credit
         self.heads: HeadMasks | None = None
-        self._layers: tuple[int, ...] = ()
+        self.layers: tuple[int, ...] = ()
         self._drawn = torch.Generator().manual_seed(credit.seed)
         self._reading_seconds = 0.0
 
@@ -89,7 +90,7 @@ class CreditGRPOTrainer(GRPOTrainer):
             assert found.distance is not None
             # Every process must choose the same heads, from what all of them have seen.
             distance = self.accelerator.reduce(found.distance.mean(1), reduction="mean")
-            self.heads = by_span(distance, self._layers, self.credit.head_share)
+            self.heads = by_span(distance, self.layers, self.credit.head_share)
         local, leading = (mask.to(found.waad.device) for mask in self.heads)
         waad = found.waad.transpose(1, 2)[local].mean(0)
         fai = found.fai.transpose(1, 2)[leading].mean(0)
@@ -101,8 +102,8 @@ class CreditGRPOTrainer(GRPOTrainer):
         # The decoder without its head: the logits of every token would cost more than its attention.
         decoder = model.get_decoder()
         subject = Subject(name=type(model).__name__, model=decoder, tokenizer=None, anatomy=read_anatomy(decoder))
-        if not self._layers:
-            self._layers, self.heads = self.credit.chosen(subject.anatomy)
+        if not self.layers:
+            self.layers, self.heads = self.credit.chosen(subject.anatomy)
         training = decoder.training
         decoder.eval()
         try:
@@ -113,7 +114,7 @@ class CreditGRPOTrainer(GRPOTrainer):
                     torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
                     batch["prompt_ids"].shape[1],
                     rows=self.args.per_device_train_batch_size,
-                    layers=self._layers,
+                    layers=self.layers,
                     window=self.credit.window,
                     horizon=self.credit.horizon,
                     spans=self.heads is None,
