@@ -9,24 +9,42 @@ from typing import Any
 
 import streamlit as st
 
-from probes.errors import HeadscopeError
-from views.address import choose_run
-from views.pages import SECTIONS, pages
 
-st.set_page_config(page_title="headscope", page_icon="🧠", layout="wide")
+def navigate() -> None:
+    """What Streamlit runs for each reader, from the top, after every click."""
+    from probes.errors import HeadscopeError
+    from views import unforeseen
+    from views.address import choose_run
+    from views.jobs_line import jobs_line
+    from views.pages import SECTIONS, pages
+    from views.run_words import plain
+    from views.save_button import save_button
 
-navigation: dict[str, list[Any]] = {section: [] for section in SECTIONS}
-for name, page in pages().items():
-    # The default page answers at the bare address only; a second one lets /home be typed and linked.
-    first = name == "home"
-    path = "start" if first else name
-    navigation[page.section].append(
-        st.Page(f"views/{name}.py", title=page.title, icon=page.icon, url_path=path, default=first)
-    )
-navigation[""].append(st.Page("views/home.py", title="Home", url_path="home", visibility="hidden"))
-chosen = st.navigation(navigation, expanded=True)
-try:
-    choose_run()
-    chosen.run()
-except HeadscopeError as error:
-    st.error(str(error))
+    st.set_page_config(page_title="headscope", page_icon="🧠", layout="wide")
+    navigation: dict[str, list[Any]] = {section: [] for section in SECTIONS}
+    for name, page in pages().items():
+        # The default page answers at the bare address only; a second one lets /home be typed and linked.
+        first = name == "home"
+        path = "start" if first else name
+        navigation[page.section].append(
+            st.Page(f"views/{name}.py", title=page.title, icon=page.icon, url_path=path, default=first)
+        )
+    navigation[""].append(st.Page("views/home.py", title="Home", url_path="home", visibility="hidden"))
+    chosen = st.navigation(navigation, expanded=True)
+    try:
+        choose_run()
+        jobs_line()
+        chosen.run()
+        save_button(chosen.url_path)
+    except HeadscopeError as error:
+        st.error(plain(str(error)))
+    except unforeseen.DAMAGE as error:
+        st.error(unforeseen.sentence(error))
+
+
+if __name__ == "__main__":
+    navigate()
+else:  # the server imports this file once, before there is a reader
+    from views import front
+
+    server = st.App(__file__, routes=front.routes(), lifespan=front.opening_the_browser)

@@ -18,7 +18,7 @@ import xarray as xr
 from analysis.circuits import copying, sought, written
 from analysis.composition import composition
 from analysis.display import Handling, console, report
-from analysis.runs import OpenRun, Run
+from analysis.runs import OpenRun, Run, rounded
 from analysis.selection import Scores, select
 from analysis.study import ModelChoice
 from probes.errors import HeadscopeError
@@ -27,6 +27,7 @@ from probes.sources import DEFAULT_MODEL
 from probes.subject import Subject
 
 PAIRS = 10
+WORDS = 6  # tokens that each head is said to write
 METRICS = ("copying", "composition_Q", "composition_K", "composition_V")
 
 
@@ -85,24 +86,50 @@ def _frame(metrics: dict[str, xr.DataArray]) -> pd.DataFrame:
 def _summary(
     subject: Subject, frame: pd.DataFrame, pairs: xr.DataArray, chosen: Sequence[Head], tokens: Sequence[int]
 ) -> dict[str, Any]:
-    ids = torch.tensor(tokens, device=subject.device)
+    ids, heads = torch.tensor(tokens, device=subject.device), subject.anatomy.heads()
     writes, seeks = written(subject, chosen, ids), sought(subject, chosen, ids)
+    everyone = written(subject, heads, ids, top=WORDS)
     scores = frame[frame["metric"] == "copying"].set_index(["layer", "head"])["value"]
 
     def words(circuit: xr.Dataset, head: int) -> list[list[str]]:
         return [[subject.tokenizer.decode([int(token)]) for token in row] for row in circuit["token"].values[head]]
 
     return {
-        "n_cases": len(subject.anatomy.heads()),
+        "n_cases": len(heads),
         "tokens": [subject.tokenizer.decode([token]) for token in tokens],
         "heads": [
             {"head": str(head), "copying": float(scores[head.layer, head.head]), "writes": words(writes, i),
              "seeks": words(seeks, i)}
             for i, head in enumerate(chosen)
         ],
+        "every_head": [
+            {"head": str(head), "writes": words(everyone, i), "reads": _reads(pairs, head),
+             "read_by": _read_by(pairs, head)}
+            for i, head in enumerate(heads)
+        ],
         "composition": {str(kind): _strongest(pairs.sel(kind=kind)) for kind in pairs["kind"].values},
         "chance": float(pairs.attrs["chance"]),
     }  # fmt: skip
+
+
+def _reads(pairs: xr.DataArray, head: Head) -> dict[str, dict[str, Any]]:
+    """Per kind the head that this one reads most."""
+    return _partner(pairs.sel(reader_layer=head.layer, reader=head.head, drop=True))
+
+
+def _read_by(pairs: xr.DataArray, head: Head) -> dict[str, dict[str, Any]]:
+    """Per kind the head that reads this one most."""
+    return _partner(pairs.sel(writer_layer=head.layer, writer=head.head, drop=True))
+
+
+def _partner(scores: xr.DataArray) -> dict[str, dict[str, Any]]:
+    """scores: dims (kind, layer, head) in any names. No kind where there is no head to read, or none that could."""
+    found = {}
+    for kind, table in zip(scores["kind"].values, scores.values, strict=True):
+        if not np.isnan(table).all():
+            layer, head = np.unravel_index(int(np.nanargmax(table)), table.shape)
+            found[str(kind)] = {"head": str(Head(int(layer), int(head))), "score": rounded(float(table[layer, head]))}
+    return found
 
 
 def _strongest(pairs: xr.DataArray) -> list[dict[str, Any]]:

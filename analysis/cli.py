@@ -21,6 +21,7 @@ from analysis.cli_interventions import app as interventions
 from analysis.cli_jobs import app as jobs
 from analysis.cli_maps import app as maps
 from analysis.cli_rhythm import app as rhythm
+from analysis.cli_saving import app as saving
 from analysis.cli_sinks import app as sinks
 from analysis.cli_vision import app as vision
 from analysis.options import (
@@ -49,6 +50,7 @@ app = typer.Typer(
     help="See, measure and silence the attention heads of language models.\n\nStart with `headscope demo`.",
 )
 app.add_typer(interventions)
+app.add_typer(saving)
 app.add_typer(sinks)
 app.add_typer(rhythm)
 app.add_typer(vision)
@@ -249,6 +251,8 @@ def ui(
     command = [sys.executable, "-m", "streamlit", "run", str(front), "--server.port", str(port)]
     command += ["--server.address", address, "--server.showEmailPrompt", "false"]  # a first start would wait for it
     command += ["--server.headless", str(not browser).lower(), "--browser.gatherUsageStats", "false"]
+    if address not in ("localhost", "127.0.0.1", "::1"):
+        command += ["--server.allowedHosts", "*"]  # whatever name the other machines know this one by
     environment = {**os.environ, "HEADSCOPE_RUNS": str(out.resolve())}
     try:
         raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
@@ -275,14 +279,14 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, verbs: typer.Typer = app) -> None:
     """Entry point: a HeadscopeError becomes its sentence and exit code 1, Ctrl-C a word on how to go on.
 
     What nobody foresaw becomes a sentence too, and its traceback goes to a file that the sentence names.
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
-        app(args=arguments)
+        verbs(args=arguments)
     except SystemExit as ended:
         if ended.code != INTERRUPTED:  # what typer makes of Ctrl-C
             raise

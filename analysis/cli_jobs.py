@@ -1,4 +1,4 @@
-"""The verbs about jobs: queue a line, list what waits and works, cancel, and be the worker."""
+"""The verbs about jobs: queue a line, list what waits and works, cancel, be the worker, and give it a model."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from analysis.options import Json, Out
+from analysis.options import Device, Dtype, Json, Out
 
 app = typer.Typer()
 jobs = typer.Typer(invoke_without_command=True)
@@ -78,6 +78,26 @@ def cancel(
     job = find_job(name, out)
     stop(job)
     print(f"Asked {job.id} to stop.")
+
+
+@app.command()
+def load(
+    model: Annotated[str, typer.Argument(help="Short name, folder, .gguf file or hub id.")] = "smollm2-135m",
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Load a model, say what it is and what it takes; as a job it stays in the worker's memory.
+
+    Examples:
+
+    - `headscope load smollm2-135m`
+    - `headscope submit load path/to/folder --dtype bfloat16`
+    """
+    from analysis.loading import load as read
+    from analysis.study import ModelChoice
+
+    read(ModelChoice(model, device, dtype), as_json=as_json)
 
 
 @app.command()

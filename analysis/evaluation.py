@@ -14,15 +14,13 @@ from analysis.display import Handling, console, report
 from analysis.interventions import parse
 from analysis.ranking import is_list, listed_scores, run_scores
 from analysis.runs import OpenRun, Run, find_run
-from analysis.selection import Scores
+from analysis.selection import RANKING, Scores
 from analysis.study import ModelChoice, work_through
 from analysis.tasks import Task
 from probes.errors import HeadscopeError
 from probes.heads import Head
 from probes.sources import DEFAULT_MODEL, file_sha256
 from probes.subject import Subject
-
-RANKING = ("retrieval", "patch")  # the commands whose runs score every head
 
 
 @dataclass(frozen=True)

@@ -107,22 +107,29 @@ def named(names: Collection[str], text: str) -> set[str]:
     return found or set(names)
 
 
-def neighbours(frame: pd.DataFrame, head: Head, count: int = 8) -> pd.DataFrame:
-    """The heads most like one: name, layer, head, distance, nearest first.
+def ranks(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of every head its place in each metric, from 0 (smallest) to 1, ties at their mean: no metric's scale decides.
 
-    Each metric that all heads have is replaced by the heads' ranks, from 0 to 1 with ties at their mean, so that no
-    metric's scale decides; the distance is the root of the mean squared difference of ranks, from 0 (alike) to 1.
-    A metric that is equal for all heads says nothing and is left out. Raises HeadscopeError for a head that is not
-    there, and where no metric tells heads apart.
+    A row per (layer, head), a column per metric. Left out are metrics that some head lacks, and those that are equal
+    for all heads and so say nothing.
     """
     wide = frame.pivot(index=AT, columns="metric", values="value").dropna(axis=1)
     wide = wide.loc[:, wide.nunique() > 1]
-    if (head.layer, head.head) not in wide.index:
+    return (wide.rank() - 1) / (len(wide) - 1)
+
+
+def neighbours(frame: pd.DataFrame, head: Head, count: int = 8) -> pd.DataFrame:
+    """The heads most like one: name, layer, head, distance, nearest first.
+
+    The distance is the root of the mean squared difference of `ranks`, from 0 (alike) to 1. Raises HeadscopeError for a
+    head that is not there, and where no metric tells heads apart.
+    """
+    place = ranks(frame)
+    if (head.layer, head.head) not in place.index:
         raise HeadscopeError(f"{head} does not exist in this run.")
-    if wide.empty:
+    if place.empty:
         raise HeadscopeError("No metric of this run tells its heads apart.")
-    ranks = (wide.rank() - 1) / (len(wide) - 1)
-    apart = ranks - ranks.loc[(head.layer, head.head)]
+    apart = place - place.loc[(head.layer, head.head)]
     distance = np.sqrt((apart**2).mean(axis=1)).drop((head.layer, head.head))
     table = distance.rename("distance").reset_index().sort_values(["distance", *AT], kind="stable")
     return _named(table.head(count))

@@ -27,17 +27,22 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
 
+from analysis.json_text import loads
 from probes.errors import HeadscopeError
 
 FORMAT = 1
 RUNS = Path("runs")
 NEEDED = ("command", "request_hash", "state", "seconds")
+FORMS: dict[str, Any] = {
+    "command": str, "request_hash": str, "state": str, "seconds": int | float, "request": dict, "model": dict,
+}  # fmt: skip
 CODE = ("headscope", "torch", "transformers")
 RECORDED = ("headscope", "torch", "transformers", "numpy", "pandas", "pyarrow", "scipy", "safetensors", "gguf")
 
@@ -55,9 +60,8 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """Raises HeadscopeError for a folder that is no run, half written, or from a newer version."""
-        file = self.path / "manifest.json"
         try:
-            manifest = json.loads(file.read_text())
+            manifest = read_json(self.path / "manifest.json")
         except FileNotFoundError:
             raise HeadscopeError(f"{self.path} is not a run: it has no manifest.json.") from None
         except ValueError:
@@ -72,11 +76,17 @@ class Run:
                 f"The run {self.path} is half written (its manifest lacks {', '.join(missing)}): delete the folder and "
                 "run again."
             )
+        odd = [name for name, kind in FORMS.items() if name in manifest and not isinstance(manifest[name], kind)]
+        if found <= FORMAT and odd:
+            raise HeadscopeError(
+                f"The run {self.path} is damaged (its manifest has no readable {', '.join(odd)}): delete the folder "
+                "and run again."
+            )
         if found > FORMAT:
             raise HeadscopeError(
                 f"The run {self.path} is of format {found} and this headscope reads up to {FORMAT}: upgrade headscope."
             )
-        return manifest
+        return dict(manifest)
 
     @property
     def finished(self) -> bool:
@@ -87,7 +97,7 @@ class Run:
         file = self.path / "cases.jsonl"
         lines = file.read_text().split("\n")[:-1] if file.exists() else []
         try:
-            return [json.loads(line) for line in lines]
+            return [loads(line) for line in lines]
         except ValueError:
             raise HeadscopeError(f"{file} is damaged: delete the run folder and run again.") from None
 
@@ -98,7 +108,7 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """Raises HeadscopeError where the run has not ended."""
-        return dict(json.loads(self._finished_file("summary.json").read_text()))
+        return dict(loads(self._finished_file("summary.json").read_text()))
 
     def heads(self) -> pd.DataFrame:
         """layer, head, metric, value, low, high, n. Raises HeadscopeError where the run has not ended."""
@@ -122,12 +132,28 @@ def list_runs(folder: Path = RUNS) -> tuple[list[Run], list[str]]:
             continue
         run = Run(path)
         try:
+            _stays_in(path, folder)
             _ = run.manifest
         except HeadscopeError as error:
             problems.append(str(error))
         else:
             runs.append(run)
     return runs, problems
+
+
+def _stays_in(path: Path, folder: Path) -> None:
+    """A folder of runs may come from somebody else: a link in it could show what lies elsewhere on this machine.
+
+    Raises HeadscopeError where a run, its arrays or one of its files is a link to outside of `folder`.
+    """
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        raise HeadscopeError(f"A folder in {folder} has a name that is no text ({path.name!a}): rename it.") from None
+    inside = folder.resolve()
+    for file in (path, *path.iterdir()):
+        if file.is_symlink() and not file.resolve().is_relative_to(inside):
+            raise HeadscopeError(f"The run {path} is not opened, since {file.name} is a link to outside of {folder}.")
 
 
 def find_run(name: str, folder: Path = RUNS, *, command: str | None = None) -> Run:
@@ -306,6 +332,17 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     text = json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
     _whole(path, lambda scratch: scratch.write_text(text))
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; one that nobody has replaced since is not read again. Not to be changed in place."""
+    found = path.stat()
+    return _read_json(str(path), found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=2048)
+def _read_json(path: str, *stamp: int) -> Any:
+    return loads(Path(path).read_text())
 
 
 def request_hash(command: str, request: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from probes.heads import Head, check_heads, parse_head
 _LAYERS = re.compile(r"L(\d+)(?:-(\d+))?", re.IGNORECASE)
 _GROUP = re.compile(r"L(\d+)G(\d+)", re.IGNORECASE)
 _CALL = re.compile(r"([a-z_]+)\s*\((.*)\)", re.DOTALL)
+RANKING = ("retrieval", "patch")  # the commands whose runs score every head
 BY_METRIC = ("top", "bottom", "above", "below", "top_groups")
 
 

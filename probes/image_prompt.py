@@ -18,6 +18,7 @@ from torch import Tensor
 
 from probes.errors import HeadscopeError
 from probes.images import check_size
+from probes.patch_grid import PatchGrid
 from probes.patches import Cutting, image_patches
 from probes.prompt import Prompt
 from probes.subject import Subject
@@ -35,13 +36,13 @@ class ImagePrompt(Prompt):
     """inputs: what the processor gave beside the tokens, for this one prompt, a leading dimension of 1 or of patches.
 
     patches: for each position of spans["image"] the part of the picture that it stands for, as fractions left, top,
-    right, bottom; NaN for a separator. grid: rows and columns where the image tokens are one grid, row by row.
+    right, bottom; NaN for a separator. grids: which of them lie side by side, in rows and columns.
     frame: positions of the tokens that stand there for the picture's sake and are no image tokens.
     """
 
     inputs: Mapping[str, Tensor] = field(repr=False)
     patches: Float[Tensor, "image 4"] = field(repr=False)
-    grid: tuple[int, int] | None
+    grids: tuple[PatchGrid, ...]
     frame: tuple[int, ...] = ()
 
 
@@ -72,7 +73,7 @@ def image_prompt(subject: Subject, image: Image.Image, question: str, *, answer_
         processor=processor, config=subject.model.config, height=image.height, width=image.width, inputs=inputs,
         tokens=len(at), block=whole[slice(*block)],
     )  # fmt: skip
-    patches, grid = image_patches(cutting)
+    patches, grids = image_patches(cutting)
     spans = {"system": range(at[0]), "image": at, "question": range(at[-1] + 1, len(ids))}
     return ImagePrompt(
         ids=ids,
@@ -81,7 +82,7 @@ def image_prompt(subject: Subject, image: Image.Image, question: str, *, answer_
         spans={name: tuple(positions) for name, positions in spans.items()},
         inputs=inputs,
         patches=patches,
-        grid=grid,
+        grids=grids,
         frame=_frame(subject, ids, offsets, block, at),
     )
 

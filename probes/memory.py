@@ -39,14 +39,21 @@ def available_bytes(device: torch.device) -> int:
     """Memory that can still be taken on this device, by the cgroup's limit where there is one."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = int(psutil.virtual_memory().available)
-    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
-    if limit is not None and used is not None:
-        free = min(free, limit - used)
+    free, _ = host_bytes()
     ceiling = resource.getrlimit(resource.RLIMIT_AS)[0]
     if ceiling != resource.RLIM_INFINITY:
         free = min(free, ceiling - psutil.Process().memory_info().vms)
     return free
+
+
+def host_bytes() -> tuple[int, int]:
+    """Memory of this machine that is free, and all of it, by the cgroup's limit where there is one."""
+    found = psutil.virtual_memory()
+    free, whole = int(found.available), int(found.total)
+    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
+    if limit is not None and used is not None:
+        free, whole = min(free, limit - used), min(whole, limit)
+    return free, whole
 
 
 def check_fits(needed: int, device: torch.device, what: str) -> None:

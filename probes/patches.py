@@ -17,8 +17,9 @@ from transformers.image_processing_utils import select_best_resolution
 
 from probes.canvas import Canvas
 from probes.errors import HeadscopeError
+from probes.patch_grid import PatchGrid, filled
 
-Grid = tuple[int, int]
+Grids = tuple[PatchGrid, ...]
 WHOLE = Canvas(1, 1, 0, 0, 1, 1)  # the picture squeezed into a canvas that it fills
 
 
@@ -38,8 +39,8 @@ class Cutting:
 Patches = Float[Tensor, "image 4"]
 
 
-def image_patches(cutting: Cutting) -> tuple[Patches, Grid | None]:
-    """The part of the picture behind each image token, in order, and the grid they form where they form a single one.
+def image_patches(cutting: Cutting) -> tuple[Patches, Grids]:
+    """The part of the picture behind each image token, in order, and the grids that they form.
 
     A grid covers what the model sees: a centre crop leaves out the edges. Fractions are left, top, right, bottom; a
     token that stands for no part of the picture (a separator, a cell that is all padding) has a row of NaN.
@@ -51,25 +52,26 @@ def image_patches(cutting: Cutting) -> tuple[Patches, Grid | None]:
             f"headscope does not know which image token of a {kind} model stands for which part of a picture: "
             f"it knows {', '.join(FAMILIES)}."
         )
-    patches, grid = FAMILIES[kind](cutting)
+    patches, grids = FAMILIES[kind](cutting)
     if len(patches) != cutting.tokens:
         raise HeadscopeError(
             f"The prompt holds {cutting.tokens} image tokens, and a {kind} model makes {len(patches)} of this picture, "
             "so the processor's settings do not fit the model."
         )
-    return patches, grid
+    return patches, grids
 
 
-def _one_canvas(canvas: Canvas, rows: int, columns: int) -> tuple[Patches, Grid]:
-    return canvas.cells(rows, columns).flatten(0, 1), (rows, columns)
+def _one_canvas(canvas: Canvas, rows: int, columns: int) -> tuple[Patches, Grids]:
+    return canvas.cells(rows, columns).flatten(0, 1), (filled("", 0, rows, columns),)
 
 
-def _llava(cutting: Cutting) -> tuple[Patches, Grid | None]:
+def _llava(cutting: Cutting) -> tuple[Patches, Grids]:
     """Resized, cropped at the centre (Transformers' LLaVA-1.5) or padded to a square first (the original code)."""
     height, width = cutting.inputs["pixel_values"].shape[-2:]
     size = cutting.processor.patch_size
-    patches, grid = _one_canvas(_cropped(cutting, height, width), height // size, width // size)
-    return _with_class_token(cutting, patches), grid
+    rows, columns = height // size, width // size
+    patches = _with_class_token(cutting, _cropped(cutting, height, width).cells(rows, columns).flatten(0, 1))
+    return patches, (filled("", len(patches) - rows * columns, rows, columns),)
 
 
 def _cropped(cutting: Cutting, height: int, width: int) -> Canvas:
@@ -105,7 +107,7 @@ def _with_class_token(cutting: Cutting, patches: Patches) -> Patches:
     return torch.cat([patches.new_full((max(extra, 0), 4), torch.nan), patches])
 
 
-def _llava_next(cutting: Cutting) -> tuple[Patches, Grid | None]:
+def _llava_next(cutting: Cutting) -> tuple[Patches, Grids]:
     """The picture squeezed into a square, then at its best resolution without padding, a newline after each row."""
     height, width = (int(x) for x in cutting.inputs["image_sizes"][0])
     tile_height, tile_width = cutting.inputs["pixel_values"].shape[-2:]
@@ -126,9 +128,14 @@ def _llava_next(cutting: Cutting) -> tuple[Patches, Grid | None]:
         cut = (columns - int(round(width * (rows / height), 7))) // 2
         cells = cells[:, cut : columns - cut]
     newline = cells.new_full((len(cells), 1, 4), torch.nan)
-    base = WHOLE.cells(tile_height // size, tile_width // size).flatten(0, 1)
-    base = _with_class_token(cutting, base)
-    return torch.cat([base, torch.cat([cells, newline], dim=1).flatten(0, 1)]), None
+    side = tile_height // size, tile_width // size
+    base = _with_class_token(cutting, WHOLE.cells(*side).flatten(0, 1))
+    tall, wide = cells.shape[:2]
+    grids = (
+        filled("whole", len(base) - side[0] * side[1], *side),
+        PatchGrid("close", len(base), tall, wide, wide + 1),
+    )
+    return torch.cat([base, torch.cat([cells, newline], dim=1).flatten(0, 1)]), grids
 
 
 def _fitted(height: int, width: int, canvas_height: int, canvas_width: int) -> tuple[int, int]:
@@ -139,14 +146,14 @@ def _fitted(height: int, width: int, canvas_height: int, canvas_width: int) -> t
     return canvas_height, min(ceil(width * scale_y), canvas_width)
 
 
-def _qwen(cutting: Cutting) -> tuple[Patches, Grid | None]:
+def _qwen(cutting: Cutting) -> tuple[Patches, Grids]:
     """Resized to whole patches; a token for each square of merged patches."""
     _, rows, columns = (int(x) for x in cutting.inputs["image_grid_thw"][0])
     merge = int(cutting.processor.image_processor.merge_size)
     return _one_canvas(WHOLE, rows // merge, columns // merge)
 
 
-def _gemma3(cutting: Cutting) -> tuple[Patches, Grid | None]:
+def _gemma3(cutting: Cutting) -> tuple[Patches, Grids]:
     """Squeezed into a square, its patches pooled into 256 tokens."""
     if len(cutting.inputs["pixel_values"]) > 1:
         raise HeadscopeError("headscope reads Gemma 3 without pan and scan: set do_pan_and_scan to false.")
@@ -154,23 +161,22 @@ def _gemma3(cutting: Cutting) -> tuple[Patches, Grid | None]:
     return _one_canvas(WHOLE, side, side)
 
 
-def _idefics3(cutting: Cutting) -> tuple[Patches, Grid | None]:
+def _idefics3(cutting: Cutting) -> tuple[Patches, Grids]:
     """Tiles row by row, each announced by its row and column, then the whole picture again; or that alone."""
     side = isqrt(int(cutting.processor.image_seq_len))
     whole = WHOLE.cells(side, side).flatten(0, 1)
     found = re.findall(r"<row_(\d+)_col_(\d+)>", cutting.block)
     if not found:
-        return whole, (side, side)
+        return whole, (filled("", 0, side, side),)
     rows, columns = (max(int(pair[i]) for pair in found) for i in (0, 1))
-    tiles = [
-        Canvas(1, 1, -row, -column, rows, columns).cells(side, side).flatten(0, 1)
-        for row in range(rows)
-        for column in range(columns)
-    ]
-    return torch.cat([*tiles, whole]), None
+    places = [(row, column) for row in range(rows) for column in range(columns)]
+    tiles = [Canvas(1, 1, -row, -column, rows, columns).cells(side, side).flatten(0, 1) for row, column in places]
+    names = [*(f"tile r{row}c{column}" for row, column in places), "whole"]
+    grids = (filled(name, at * side * side, side, side) for at, name in enumerate(names))
+    return torch.cat([*tiles, whole]), tuple(grids)
 
 
-FAMILIES: dict[str, Callable[[Cutting], tuple[Patches, Grid | None]]] = {
+FAMILIES: dict[str, Callable[[Cutting], tuple[Patches, Grids]]] = {
     "llava": _llava,
     "llava_next": _llava_next,
     "qwen2_vl": _qwen,

@@ -177,6 +177,61 @@ def test_the_dashboard_imports_no_torch_of_its_own():
     assert guilty == {}
 
 
+# What is read from disk is data, never code
+
+
+PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+
+
+def unpickled(source: str) -> list[str]:
+    """What in a file could run code that a file on disk holds: a pickle, by whatever name it is read."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [name for name in names if top_level(name) in PICKLES]
+        elif isinstance(node, ast.Call):
+            given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            called = ast.unparse(node.func)
+            if (
+                called.endswith("read_pickle")
+                or (called == "torch.load" and given.get("weights_only") != "True")
+                or given.get("allow_pickle", "False") != "False"
+                or (called.endswith(("cache_data", "cache_resource")) and "persist" in given)  # kept as pickles
+            ):
+                found.append(ast.unparse(node))
+    return found
+
+
+def test_no_room_reads_a_pickle():
+    sources = [ROOT / "app.py", *(source for room in ROOMS for source in (ROOT / room).rglob("*.py"))]
+    guilty = {str(source.relative_to(ROOT)): unpickled(source.read_text(encoding="utf-8")) for source in sources}
+    assert len(guilty) > 100
+    assert {source: found for source, found in guilty.items() if found} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from joblib import load",
+        "def f():\n    import pickle as p",
+        "torch.load(file)",
+        "torch.load(file, weights_only=False)",
+        "np.load(file, allow_pickle=True)",
+        "np.load(file, allow_pickle=trusted)",
+        "pd.read_pickle(file)",
+        "st.cache_data(persist='disk')",
+    ],
+)
+def test_a_pickle_is_recognised_by_whatever_name_it_is_read(line):
+    assert unpickled(line)
+
+
+def test_reading_arrays_as_arrays_is_let_through():
+    assert unpickled("np.load(file)\ntorch.load(file, weights_only=True)\nimport json\nst.cache_data(ttl=3)") == []
+
+
 # Our package named kernels, and Hugging Face's
 
 

@@ -6,7 +6,11 @@ import streamlit as st
 
 from views import charts, reading, tables
 from views.address import chosen_run, pick
+from views.change import change_several
+from views.downloads import data_buttons
 from views.pages import Page
+from views.run_words import plain
+from views.unseen import seen
 
 PAGE = Page("Ablation", ":material/content_cut:", "Analyses", 5, opens=("ablation",))
 
@@ -31,9 +35,10 @@ def page() -> None:
         f"K = {last['k']} {last['ablated']:.2f} with the top heads off and {last['control']:.2f} with random ones off.",
     )
     st.caption(
-        f"{reading.model_name(run)} · needle retrieval prompts · baseline {tables.interval(summary['baseline'])} · "
-        f"bands: 95% over prompts; control: {last['seeds']} draws of random heads · "
-        f"heads ranked by run {summary['heads_from']} · run {run.id}"
+        f"{plain(reading.model_name(run))} · needle retrieval prompts · "
+        f"baseline {tables.interval(summary['baseline'])} · bands: 95% over prompts; "
+        f"control: {last['seeds']} draws of random heads · "
+        f"heads ranked by run {plain(summary['heads_from'])} · run {plain(run.id)}"
     )
     st.subheader("The same numbers")
     st.markdown(
@@ -44,9 +49,10 @@ def page() -> None:
         hide_index=True,
         alt=f"Accuracy per K, ablated, control and their difference with 95% intervals, {meaning}, {phase}",
     )
-    st.download_button("Download every meaning as CSV", table.to_csv(index=False), f"{run.id}.csv", "text/csv")
+    data_buttons(table, run.id, of="every meaning")
     with st.expander(f"The {len(summary['ranked'])} heads, strongest first"):
         st.text(", ".join(summary["ranked"]))
+        change_several(run, summary["ranked"])
     _texts(reading.cases(run), meaning, phase, [str(k) for k in shown["k"]])
 
 
@@ -71,7 +77,7 @@ def _texts(cases: list[dict[str, Any]], meaning: str, phase: str, ks: list[str])
     )
     name = pick("Prompt", "case", list(listed["case"]), place=right)
     case = next(case for case in cases if case["case"] == name)
-    st.text(f"Question: {case['question']}\nRight answer: {case['answer']}")
+    st.text(seen(f"Question: {case['question']}\nRight answer: {case['answer']}"))
     top, control = tables.said_under(case, meaning, phase, k)
     baseline, ablated, random = st.columns(3)
     _said(baseline, "Baseline", case["baseline"])
@@ -86,7 +92,7 @@ def _said(place: Any, words: str, said: Any) -> None:
             st.text(f"{words}: not asked yet")
             return
         st.markdown(f"**{words}** · {'✓ answered' if said['correct'] else '✗ failed'} · recall {said['recall']:.2f}")
-        st.text(said["response"].strip() or "(nothing)")
+        st.text(seen(said["response"].strip()) or "(nothing)")
 
 
 if __name__ == "__main__":

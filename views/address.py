@@ -11,12 +11,14 @@ import streamlit as st
 
 from analysis.runs import Run
 from views import reading
-from views.run_words import run_words, words_of
+from views.run_words import plain, run_words, words_of
+from views.unseen import seen
 
 # Choices that mean nothing in another run ...
 OF_ONE_RUN = (
     "case", "cell", "condition", "meaning", "k", "only", "picture", "word", "set", "trace", "token", "horizon", "share",
-    "layers", "sink", "with", "against", "box", "queries", "keys", "query", "key", "heads",
+    "layers", "sink", "with", "against", "box", "queries", "keys", "query", "key", "heads", "part",
+    "from", "task", "point", "control",
 )  # fmt: skip
 OF_ONE_COMMAND = ("metric", "where")  # ... and in a run of another command
 
@@ -37,15 +39,20 @@ def pick(
     wishes = (asked, _memory().get(name), default, *options)
     current = next(value for value in wishes if value is not None and value in options)
     if asked is not None and asked not in options:
-        st.warning(f"The link asks for {name} {asked!r}, which this run doesn't have; shown is {current}.")
+        shown = plain(words(current))
+        st.warning(f"The link asks for {name} {plain(repr(asked))}, which this run doesn't have; shown is {shown}.")
     key = f"pick-{name}"
     st.session_state[key] = current
     if kind == "list":
-        place.selectbox(label, options, key=key, format_func=words, help=help, on_change=_follow, args=(name,))
-    else:
+        place.selectbox(
+            label, options, key=key, format_func=lambda each: seen(words(each)), help=help, on_change=_follow,
+            args=(name,),
+        )  # fmt: skip
+    else:  # which reads Markdown
         place.segmented_control(
-            label, options, key=key, format_func=words, help=help, required=True, on_change=_follow, args=(name,)
-        )
+            label, options, key=key, format_func=lambda each: plain(words(each)), help=help, required=True,
+            on_change=_follow, args=(name,),
+        )  # fmt: skip
     show(name, current)
     return current
 
@@ -59,7 +66,9 @@ def pick_several(label: str, name: str, options: Sequence[str], *, words: Callab
     def follow() -> None:
         show(name, ",".join(st.session_state[key]))
 
-    chosen = st.pills(label, options, selection_mode="multi", key=key, format_func=words, on_change=follow)
+    chosen = st.pills(
+        label, options, selection_mode="multi", key=key, format_func=lambda each: plain(words(each)), on_change=follow
+    )
     show(name, ",".join(chosen))
     return chosen
 
@@ -118,12 +127,15 @@ def choose_run() -> None:
 
 
 def chosen_run(*commands: str) -> Run:
-    """The run of the sidebar. Where there is none, or it is of another command, says what to do and ends the page."""
+    """The run of the sidebar. Where there is none, or it is of another command, says what to do and ends the page.
+
+    Without commands a run of any will do.
+    """
     found, _ = reading.runs()
     if not found:
         nothing_yet()
     run = next((run for run in found if run.id == _memory().get("run")), found[0])
-    if reading.command(run) not in commands:
+    if commands and reading.command(run) not in commands:
         other = next((run for run in found if reading.command(run) in commands), None)
         wanted = " or ".join(commands)
         if other is None:
@@ -131,8 +143,8 @@ def chosen_run(*commands: str) -> Run:
                 f"This page shows a run of headscope {wanted}, and there is none yet: type `headscope {commands[0]}`."
             )
         else:
-            st.info(f"The run of the sidebar is of headscope {reading.command(run)}; this page shows {wanted}.")
-            st.button(f"Show the newest: {run_words(other)}", on_click=change_run, args=(other.id,))
+            st.info(f"The run of the sidebar is of headscope {plain(reading.command(run))}; this page shows {wanted}.")
+            st.button(f"Show the newest: {plain(run_words(other))}", on_click=change_run, args=(other.id,))
         st.stop()
     return run
 

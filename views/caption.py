@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from analysis.vision.showing import marks
+from views.unseen import SQUARE, seen
 
 # Told apart by the line and the sign too, not by colour alone; translucent, for light and dark pages.
 THERE = "background:rgba(0,158,115,.22);border-bottom:2px solid #009e73;border-radius:3px"
@@ -14,6 +15,7 @@ SIGN = '<sup aria-hidden="true">✗</sup>'
 WORDS = {"": "", "true": ", in the picture", "invented": ", not in the picture"}
 BARE = "color:inherit;text-decoration:none;"
 BAR = {"": "#888888", "true": "#009e73", "invented": "#d55e00"}
+COLUMN = "display:inline-block;vertical-align:top;max-width:100%;white-space:pre-wrap;overflow-wrap:anywhere;"
 TALLEST = 34  # screen pixels of the highest bar
 CHOSEN = "outline:2px solid currentColor;outline-offset:1px;border-radius:3px;"
 
@@ -50,15 +52,15 @@ def bars_html(
         )
         title = f"step {step}{WORDS[mark]}: {heights[step]:.3g}"
         columns.append(
-            f'<a href="{escape(link(step))}" target="_self" title="{escape(title)}" style="{BARE}display:inline-block;'
-            f'vertical-align:top;white-space:pre;{CHOSEN if step == chosen else ""}">'
+            f'<a href="{escape(link(step))}" target="_self" title="{escape(title)}" '
+            f'style="{BARE}{COLUMN}{CHOSEN if step == chosen else ""}">'
             f"{_marked(token, mark, last=_is_last(step, marked))}{bar}</a>"
         )
     return f'<div style="line-height:1.7">{"".join(columns)}</div>'
 
 
 def _marked(token: str, mark: str, *, last: bool) -> str:
-    text = escape(token).replace("\n", "↵")
+    text = escape(seen(token) or SQUARE).replace("\n", "↵")
     if not mark:
         return text
     sign = SIGN if mark == "invented" and last else ""

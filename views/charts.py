@@ -114,7 +114,9 @@ def cell_grid(frame: pd.DataFrame, marked: str) -> Layers:
         ink = alt.condition(alt.datum.accuracy > 0.6, alt.value("#111111"), alt.value("#ffffff"))
         layers.append(base.mark_text(fontSize=12, cursor="pointer").encode(text="label:N", color=ink))
     layers.append(
-        base.transform_filter(alt.datum.cell == marked).mark_rect(fillOpacity=0, stroke=ABLATED, strokeWidth=3)
+        base.transform_filter(alt.datum.cell == marked).mark_rect(
+            fillOpacity=0, stroke=ABLATED, strokeWidth=3, aria=False
+        )
     )
     return alt.layer(*layers).properties(height=AROUND + row * frame["depth"].nunique())
 

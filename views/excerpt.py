@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from views.unseen import SQUARE, seen
+
 # Translucent, so that both the light and the dark page's own ink stays readable on them.
 NEEDLE = "background:rgba(66,150,190,.22)"
 COPIED = "background:rgba(213,94,0,.45);border-bottom:2px solid #d55e00;border-radius:3px;font-weight:600"
@@ -46,7 +48,7 @@ def response_html(case: Mapping[str, Any], key: str) -> str:
 
 
 def _visible(token: str) -> str:
-    return escape(token).replace("\n", "↵<br>")
+    return escape(seen(token) or SQUARE).replace("\n", "↵<br>")
 
 
 def _step(steps: Sequence[str], step: int) -> str:

@@ -9,7 +9,9 @@ from analysis.runs import Run
 from views import caption, reading, trade
 from views import hallucination_tables as tables
 from views.address import chosen_run, forget, pick
+from views.downloads import data_buttons
 from views.pages import Page
+from views.run_words import plain
 
 PAGE = Page("Hallucination", ":material/blur_on:", "Analyses", 70, opens=("hallucinate",))
 
@@ -36,9 +38,10 @@ def page() -> None:
 
 def _about(run: Run, summary: Mapping[str, Any], chosen: str) -> None:
     st.caption(
-        f"{reading.model_name(run)} · {summary['sets'][chosen]['n']} {PARTS.get(summary['part'], summary['part'])} · "
-        f"asked: {summary['question']} · up to {summary['new_tokens']} tokens · intervals: {summary['confidence']:.0%} "
-        f"over pictures, not corrected for many · run {run.id}"
+        f"{plain(reading.model_name(run))} · {summary['sets'][chosen]['n']} "
+        f"{PARTS.get(summary['part'], plain(summary['part']))} · asked: {plain(summary['question'])} · "
+        f"up to {summary['new_tokens']} tokens · intervals: {summary['confidence']:.0%} "
+        f"over pictures, not corrected for many · run {plain(run.id)}"
     )
 
 
@@ -69,7 +72,7 @@ def _captions(run: Run, arms: Mapping[str, Mapping[str, Any]], chosen: str) -> N
         "the objects there that are named. The verdict looks at CHAIR_i, recall and F1: helps, hurts, trades recall "
         "(says less), trades precision (says more, right and wrong), no effect."
     )
-    st.download_button("Download as CSV", table.to_csv(index=False), f"{run.id}-{chosen}.csv", "text/csv")
+    data_buttons(table, f"{run.id}-{chosen}")
     changes = tables.change_table(arms)
     if not changes.empty:
         st.markdown("**Differences**, paired by picture: to no mitigation, and to the same with as many random heads")
@@ -107,17 +110,17 @@ def _examples(run: Run, chosen: str, arms: list[str]) -> None:
     first = next((name for name, them in untreated.items() if them), None)
     name = pick("Picture", "picture", list(said), default=first, words=words.__getitem__)
     there = sorted({each["name"] for row in said[name].values() for each in row["objects"]})
-    st.markdown(f"In the picture: **{', '.join(there)}**")
+    st.markdown(f"In the picture: **{plain(', '.join(there))}**")
     st.html(caption.LEGEND)
     for arm in arms:
         if arm not in said[name]:
             continue
         row = said[name][arm]
-        st.markdown(f"**{arm}**")
+        st.markdown(f"**{plain(arm)}**")
         st.html(caption.caption_html(row["tokens"], row["caption"], row["mentions"]))
         st.caption(
-            f"invented: {', '.join(tables.invented(row)) or 'nothing'} · not named: "
-            f"{', '.join(tables.missed(row)) or 'nothing'} · {len(row['tokens'])} tokens"
+            f"invented: {plain(', '.join(tables.invented(row))) or 'nothing'} · not named: "
+            f"{plain(', '.join(tables.missed(row))) or 'nothing'} · {len(row['tokens'])} tokens"
         )
 
 

@@ -11,6 +11,7 @@ from analysis.runs import Run
 from probes.errors import HeadscopeError
 from views import metrics, reading, role_tables, tables
 from views.address import held, hold, pick
+from views.run_words import plain
 
 ANY = "any role"
 
@@ -29,7 +30,7 @@ def choose(run: Run, frame: pd.DataFrame) -> tuple[set[str], list[str]]:
     try:
         kept &= head_space.named(names, text)
     except HeadscopeError as error:
-        st.warning(str(error))
+        st.warning(plain(str(error)))
         text = ""
     if text:
         said.append(text)

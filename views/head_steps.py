@@ -7,7 +7,9 @@ import streamlit as st
 
 from analysis import head_space
 from analysis.head_space import Direction
+from analysis.runs import Run
 from views.address import held, hold, open_head, show
+from views.change import change_button
 from views.run_words import plain
 
 OPEN = "O"  # not Enter, which is how the keyboard presses any other button
@@ -23,8 +25,8 @@ def focus(names: Sequence[str], default: str) -> str:
     return name
 
 
-def buttons(run: str, name: str, kept: Collection[str], words: str) -> None:
-    """Four arrows and an opener, with what the head in focus measures beside them. They walk over the heads kept."""
+def buttons(run: Run, name: str, kept: Collection[str], words: str) -> None:
+    """Four arrows over the heads kept, an opener and a changer, and what the head in focus measures beside them."""
     with st.container(horizontal=True, vertical_alignment="center"):
         for direction in get_args(Direction):
             to = head_space.step(kept, name, direction)
@@ -37,8 +39,9 @@ def buttons(run: str, name: str, kept: Collection[str], words: str) -> None:
                 on_click=show,
                 args=("head", to or name),
             )
-        if st.button(f"Open {name}", key="step-open", shortcut=OPEN, type="primary"):
-            open_head(run, name)
+        if st.button(f"Open {name}", key="step-open", shortcut=OPEN):
+            open_head(run.id, name)
+        change_button(run, [name], label="Change it")
         st.markdown(words)
 
 

@@ -5,6 +5,7 @@ import streamlit as st
 
 from analysis import head_space
 from views import head_grids, metrics, reading, tables
+from views.run_words import plain
 from views.second_run import candidates, choose_second, differ_in, measuring
 from views.shown_heads import Shown, introduce, numbers, open_clicked, provenance
 
@@ -42,7 +43,8 @@ def section(shown: Shown) -> None:
     st.caption(
         f"{tables.capital(shown.words)}, this run minus the other; colours from {-far:.3f} to {far:.3f}. "
         f"{_how_many(table)} Intervals of a difference take the runs as independent, so they are wide where both read "
-        f"the same prompts. {differ_in(shown.run, other)} The other run: {reading.model_name(other)} · {other.id}"
+        f"the same prompts. {differ_in(shown.run, other)} The other run: "
+        f"{plain(reading.model_name(other))} · {plain(other.id)}"
     )
     provenance(shown)
     rows = table[table["name"].isin(shown.kept)]

@@ -6,6 +6,7 @@ from analysis import head_space
 from analysis.runs import Run
 from views import head_grids, head_scatter, metrics, reading
 from views.address import pick
+from views.run_words import plain
 from views.second_run import candidates, choose_second, differ_in
 from views.shown_heads import Shown, introduce, number_of, numbers, open_clicked, provenance, words_in
 
@@ -51,7 +52,7 @@ def section(shown: Shown) -> None:
     open_clicked(shown, square.selection)
     provenance(shown)
     if other.id != shown.run.id:
-        st.caption(f"Second: {reading.model_name(other)} · run {other.id}. {differ_in(shown.run, other)}")
+        st.caption(f"Second: {plain(reading.model_name(other))} · run {plain(other.id)}. {differ_in(shown.run, other)}")
     columns = {
         "x": words[0], "x low": "95% from", "x high": "95% to", "x n": "n",
         "y": words[1] if words[1] != words[0] else f"{words[1]} again", "y low": "its 95% from", "y high": "its 95% to",

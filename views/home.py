@@ -1,13 +1,17 @@
 """Home: the models that have been looked at, what the newest runs answer, and what can be asked next."""
 
+import shlex
 from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
 
+from analysis.jobs.folder import jobs
+from analysis.jobs.job import WORKING
 from analysis.runs import Run
 from views import next_steps, reading, run_answers
 from views.address import nothing_yet, pick
+from views.job_card import submit_button
 from views.pages import Page, pages_of
 from views.run_words import plain, run_words
 
@@ -21,7 +25,7 @@ def page() -> None:
     st.caption("See what every attention head of a model looks at, measure it, change it, and see what follows.")
     found, problems = reading.runs()
     for sentence in problems:
-        st.warning(sentence)
+        st.warning(plain(sentence))
     if not found:
         nothing_yet()
     _newest(found)
@@ -32,10 +36,11 @@ def page() -> None:
 
 def _newest(found: Sequence[Run]) -> None:
     st.subheader("What the newest runs answer")
+    at_work = {job.facts.run for job in jobs(reading.runs_folder())[0] if job.state in WORKING}
     for run in found[:NEWEST]:
         with st.container(border=True):
             st.markdown(f"**{plain(run_words(run))}**")
-            st.markdown(plain(run_answers.answer(run)))
+            st.markdown(plain(run_answers.answer(run, at_work=run.id in at_work)))
             with st.container(horizontal=True):
                 for path, words in pages_of(reading.command(run)):
                     st.page_link(path, label=words, query_params={"run": run.id}, icon=":material/arrow_forward:")
@@ -96,7 +101,9 @@ def _next(found: Sequence[Run], subjects: dict[str, list[Run]]) -> None:
         if not reason:
             left, right = st.columns([2, 3], vertical_alignment="center")
             left.markdown(step.question)
-            right.code(next_steps.command(step, model, of_subject), language=None, wrap_lines=True)
+            line = shlex.split(next_steps.command(step, model, of_subject))
+            with right:
+                submit_button("Run", line[1:], key=f"{step.run}-{model}", with_line=True)
     later = {step: state for step, state in states.items() if state[0]}
     if not later:
         return

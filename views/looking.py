@@ -12,6 +12,7 @@ from analysis.vision.showing import Shown, marks
 from probes.heads import parse_head
 from views import caption, picture, reading, tables
 from views.address import forget, pick, show
+from views.run_words import plain, quoted
 
 FEW = 10  # heads of the mean
 TOP = f"mean of the top {FEW} heads"
@@ -71,8 +72,8 @@ def _caption(run: Run, row: Mapping[str, Any], step: int, name: str, chosen: str
     st.caption(
         "Bars: T-VHD, how much what the heads say changes as the picture is taken away, of this caption's "
         f"{len(row['tokens'])} tokens; the highest is {max(row['token_divergence']):.3g}. "
-        f"Named and not there: {', '.join(_names(row, invented=True)) or 'nothing'}. "
-        f"There and not named: {', '.join(sorted(_there(row) - set(_names(row, invented=False)))) or 'nothing'}."
+        f"Named and not there: {plain(', '.join(_names(row, invented=True))) or 'nothing'}. "
+        f"There and not named: {plain(', '.join(sorted(_there(row) - set(_names(row, invented=False))))) or 'nothing'}."
     )
 
 
@@ -84,13 +85,13 @@ def _picture(
         pairs = [(layer, head) for layer, head, _ in map(parse_head, heads)]
         look = kept.look(step, pairs, per_layer=int(run.manifest["model"]["heads"]))
     said = marks(row["tokens"], row["caption"], row["mentions"])[step][1]
-    token = repr(row["tokens"][step]).replace("`", "'")  # said as code: a token may be anything, Markdown included
+    token = row["tokens"][step]
     left, right = st.columns([1, 1])
     left.altair_chart(
         picture.picture_chart(kept.picture, kept.patches, look.attention if look else None, row["objects"], named=said),
         width="content",
         alt=f"The picture with boxes around {', '.join(sorted(_there(row)))}"
-        + ("" if look is None else f", and the attention of {chosen} on each patch as {token} is written"),
+        + ("" if look is None else f", and the attention of {chosen} on each patch as {token!r} is written"),
     )
     if look is not None:
         left.html(picture.colour_bar_html(look.strongest))
@@ -99,7 +100,7 @@ def _picture(
             st.markdown("The picture, and the boxes of what is in it.")
             return
         st.markdown(
-            f"As `{token}` (step {step}) is written, {chosen} gives **{look.whole:.0%}** of its attention to "
+            f"As {quoted(token)} (step {step}) is written, {chosen} gives **{look.whole:.0%}** of its attention to "
             f"the picture, and the strongest of {len(look.attention)} patches {look.strongest:.2%}; an even look "
             f"would give each {look.even:.2%}."
         )

@@ -8,14 +8,20 @@ from xarray import DataArray
 from analysis.maps.drawing import SCALES, Scale, as_table, colour_range, shown_cells, strongest_pair
 from analysis.maps.exact import layer_heads, row, sinks_of
 from analysis.maps.kept_layers import record_of
+from analysis.maps.kept_picture import has_picture
 from analysis.maps.overview import POOLINGS, Pooling
 from analysis.maps.windows import Window
 from analysis.runs import Run
-from probes.heads import Head, parse_head
-from views import charts, map_picture, map_tokens, reading
+from probes.heads import Head
+from views import charts, map_picture, map_tokens, new_map, reading
 from views.address import chosen_run, pick, show
+from views.change import change_button, change_several
+from views.downloads import data_buttons
+from views.kept_heads import chosen_head, looking_heads
+from views.map_strip import strip
 from views.map_window import chosen_window, window_controls
 from views.pages import Page
+from views.run_words import plain
 
 PAGE = Page("Map", ":material/zoom_in_map:", "Heads", 30, opens=("map",))
 
@@ -23,6 +29,7 @@ SCALE_WORDS = {"log": "logarithmic", "linear": "linear"}
 POOLING_WORDS = {"max": "strongest pair", "mean": "mean of its pairs"}
 SINK_WORDS = {"shown": "shown", "out": "left out"}
 CHART = "map-picture"
+BOTH = ("run", "head", "query", "whose", "heads")  # choices that the page Image has as well
 
 
 def page() -> None:
@@ -31,52 +38,49 @@ def page() -> None:
         "One head's attention over a prompt, queries down and keys across: zoom, point at a part for its strongest "
         "weight, click it for its tokens."
     )
+    new_map.form()
     run = chosen_run("map")
     record = record_of(run)
     texts = record["texts"]
+    if has_picture(record):
+        st.page_link(
+            "views/image.py", label="Lay it over the picture", icon=":material/image:",
+            query_params={name: value for name, value in st.query_params.to_dict().items() if name in BOTH},
+        )  # fmt: skip
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        head = _head(run, record["layers"])
+        head = chosen_head([str(each) for layer in record["layers"] for each in layer_heads(run, layer)])
+        change_button(run, [str(head)])
         pooling, scale, leave_out = _drawn(sinks_of(run))
+        st.caption("Attention is not causal influence: *Change this head* tests it.")
+    strip(run, head)
     window = chosen_window(len(texts))
-    pair = map_tokens.chosen_pair(run, head, window.queries[1] - 1, len(texts), leave_out)
+    pair = map_tokens.chosen_pair(run, head, window)
     left, right = st.columns([11, 9], gap="medium")
     with left:
-        window_controls(window, pair)
         cells = shown_cells(run, head, window, pooling=pooling, leave_out=leave_out)
         _picture(run, head, window, cells, scale, texts, pair, leave_out)
     with right:
-        heads = map_tokens.looking_heads(run, head)
+        heads = looking_heads(run, head)
+        if heads != [head]:
+            change_several(run, [str(each) for each in heads])
         map_tokens.section(run, heads, pair, texts, leave_out)
     with left:
         map_tokens.text(run, row(run, heads, pair[0]), pair[0], texts)
 
 
-def _head(run: Run, layers: Sequence[int]) -> Head:
-    """Previous and next buttons around a list of every kept head; typing L17H4 finds it."""
-    names = [str(head) for layer in layers for head in layer_heads(run, layer)]
-    with st.container(horizontal=True, vertical_alignment="bottom", width="content"):
-        before, field, after = st.empty(), st.container(width=130), st.empty()
-    name = pick("Head", "head", names, place=field)
-    at = names.index(name)
-    for place, words, to in ((before, "← Previous", at - 1), (after, "Next →", at + 1)):
-        there = 0 <= to < len(names)
-        place.button(words, disabled=not there, on_click=show, args=("head", names[to] if there else name))
-    return parse_head(name)
-
-
 def _drawn(sinks: Sequence[int]) -> tuple[Pooling, Scale, list[int]]:
     """How cells are made and coloured, and the keys that are left out."""
-    with st.container(horizontal=True, width="content"):
-        pooling = pick(
-            "A cell shows", "pooling", sorted(POOLINGS), words=POOLING_WORDS.__getitem__, kind="buttons",
-            help="Zoomed out, a cell covers many pairs of tokens: their largest weight, or their mean.",
-        )  # fmt: skip
-        scale = pick("Colours", "colours", list(SCALES), words=SCALE_WORDS.__getitem__, kind="buttons")
-        said = ", ".join(map(str, sinks[:8])) or "none found"
-        out = pick(
-            "Sinks", "sinks", list(SINK_WORDS), words=SINK_WORDS.__getitem__, kind="buttons",
-            help=f"Keys on which the kept heads park their attention: {said}.",
-        )  # fmt: skip
+    options = st.popover("Options", icon=":material/palette:")
+    pooling = pick(
+        "A cell shows", "pooling", sorted(POOLINGS), words=POOLING_WORDS.__getitem__, kind="buttons", place=options,
+        help="Zoomed out, a cell covers many pairs of tokens: their largest weight, or their mean.",
+    )  # fmt: skip
+    scale = pick("Colours", "colours", list(SCALES), words=SCALE_WORDS.__getitem__, kind="buttons", place=options)
+    said = ", ".join(map(str, sinks[:8])) or "none found"
+    out = pick(
+        "Sinks", "sinks", list(SINK_WORDS), words=SINK_WORDS.__getitem__, kind="buttons", place=options,
+        help=f"Keys on which the kept heads park their attention: {said}.",
+    )  # fmt: skip
     chosen_pooling = next(each for each in POOLINGS if each == pooling)
     chosen_scale = next(each for each in SCALES if each == scale)
     return chosen_pooling, chosen_scale, list(sinks) if out == "out" else []
@@ -105,19 +109,18 @@ def _picture(
         alt=f"Attention map of {head}, queries {queries} down and keys {keys} across, in {cells.sizes['query']} by "
         f"{cells.sizes['key']} cells; the download below holds the same numbers",
     )
+    window_controls(window, pair)
     st.html(map_picture.colour_bar_html(colour_range(cells, scale), scale))
     st.caption(_words(run, cells, window))
-    st.download_button(
-        "Download the window as CSV", lambda: as_table(cells).to_csv(index=False),
-        f"{run.id}-{head}-{window.queries[0]}-{window.keys[0]}.csv", "text/csv", on_click="ignore",
-    )  # fmt: skip
+    name = f"{run.id}-{head}-{window.queries[0]}-{window.keys[0]}"
+    data_buttons(lambda: as_table(cells), name, of="the window")
 
 
 def _words(run: Run, cells: DataArray, window: Window) -> str:
     tall, wide = cells.sizes["query"], cells.sizes["key"]
     down, across = (int(cells[f"{name}_start"].values[-1]) for name in ("query", "key"))
     exact = window.queries[1] - down == window.keys[1] - across == 1
-    said = f"{reading.model_name(run)} · {window.tokens:,} tokens in the prompt · {tall} by {wide} cells"
+    said = f"{plain(reading.model_name(run))} · {window.tokens:,} tokens in the prompt · {tall} by {wide} cells"
     said += f"{', a pair of tokens each' if exact else ''} · without colour: no weight"
     if cells.attrs["left_out"]:
         said += f" · {len(cells.attrs['left_out'])} sinks left out, the others as the model has them"

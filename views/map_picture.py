@@ -74,11 +74,11 @@ def _line(name: str, position: int, window: Window) -> alt.Chart:
 
 
 def _axis(name: str, side: tuple[int, int]) -> Any:
-    kind, ends = (alt.Y, [side[1], side[0]]) if name == "query" else (alt.X, list(side))
-    axis = alt.Axis(format="d", tickMinStep=1, grid=False, tickCount=6, orient="left" if name == "query" else "top")
-    return kind(
-        f"{name}_start:Q", title=f"{name}, position", axis=axis, scale=alt.Scale(domain=ends, nice=False, zero=False)
-    )
+    down = name == "query"
+    axis = alt.Axis(format="d", tickMinStep=1, grid=False, tickCount=6, orient="left" if down else "top")
+    # Not a domain from the last to the first: Vega 6.2 finds no ticks in one (its length is below tickMinStep).
+    scale = alt.Scale(domain=list(side), reverse=down, nice=False, zero=False)
+    return (alt.Y if down else alt.X)(f"{name}_start:Q", title=f"{name}, position", axis=axis, scale=scale)
 
 
 def _tokens(start: int, stop: int, texts: Sequence[str]) -> str:

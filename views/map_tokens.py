@@ -9,45 +9,36 @@ import streamlit as st
 from xarray import DataArray
 
 from analysis.maps.drawing import colour_range, shades
-from analysis.maps.exact import column, layer_heads, row, strongest
+from analysis.maps.exact import column, row, sinks_of, strongest
+from analysis.maps.strongest_pairs import strongest_pairs
+from analysis.maps.windows import Window
 from analysis.runs import Run
-from probes.errors import HeadscopeError
-from probes.heads import Head, parse_heads
+from probes.heads import Head
 from views import trace
-from views.address import held, hold, pick, show
+from views.address import held, hold, show
+from views.kept_heads import held_position, of_heads
+from views.run_words import quoted
 
-WHOSE = {"head": "this head", "layer": "its layer, mean", "set": "chosen heads, mean"}
+PARTS = ("query", "key")
+OPEN = -1  # where the URL names no position
 TINT = (0, 114, 178)
 BEFORE, AFTER = 200, 40  # tokens on screen around the chosen one
 
 
-def looking_heads(run: Run, head: Head) -> list[Head]:
-    """The heads whose mean the token view shows."""
-    whose = pick("Attention of", "whose", list(WHOSE), words=WHOSE.__getitem__, kind="buttons")
-    if whose == "layer":
-        return layer_heads(run, head.layer)
-    if whose == "head":
-        return [head]
-    st.session_state["map-heads"] = held("heads") or str(head)
-    st.text_input(
-        "Heads", key="map-heads", help="Names with commas between them, such as L0H1,L2H0",
-        on_change=lambda: hold("heads", st.session_state["map-heads"]),
-    )  # fmt: skip
-    try:
-        return parse_heads(st.session_state["map-heads"])
-    except HeadscopeError as error:
-        st.warning(f"{error} Shown is {head}.")
-        return [head]
+def chosen_pair(run: Run, head: Head, window: Window) -> tuple[int, int]:
+    """Query and key of the URL. What it leaves open is where this head looks hardest, past its sinks.
 
-
-def chosen_pair(run: Run, head: Head, last: int, tokens: int, leave_out: Sequence[int]) -> tuple[int, int]:
-    """Query and key of the URL; at first the last query on screen, and the key that it looks at most."""
-    query = _held_position("query", tokens, last)
-    weights = row(run, [head], query)
-    best = strongest(run, weights, top=1, leave_out=leave_out)["position"].tolist()
-    key = _held_position("key", tokens, best[0] if best else 0)
-    show("query", str(query))
-    show("key", str(key))
+    That is of the window, of the row where only the query is given, of the column where only the key is.
+    """
+    sinks = sinks_of(run)
+    query, key = (held_position(name, window.tokens, OPEN) for name in PARTS)
+    if query == key == OPEN:
+        best = strongest_pairs(run, head, window, leave_out=sinks, top=1)
+        return (best[0].query, best[0].key) if best else (window.queries[1] - 1, window.keys[0])
+    if query == OPEN:
+        return _first(run, column(run, [head], key), otherwise=key), key
+    if key == OPEN:
+        return query, _first(run, row(run, [head], query), leave_out=sinks, otherwise=query)
     return query, key
 
 
@@ -56,18 +47,22 @@ def section(
 ) -> None:
     """heads: their mean. texts: of every token. leave_out: positions that the list of keys passes over."""
     query, key = pair
-    with st.container(horizontal=True):
-        _number("Query", "query", query, len(texts))
-        _number("Key", "key", key, len(texts))
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        _number("Query", "query", pair, len(texts))
+        _number("Key", "key", pair, len(texts))
+        st.button(
+            "Strongest", help="The pair of the window on which this head looks hardest, sinks left out.",
+            disabled=not (held("query") or held("key")), on_click=_let_go,
+        )  # fmt: skip
     looks, seen = row(run, heads, query), column(run, heads, key)
     st.markdown(
-        f"`{_code(texts[query])}` (query {query}) gives `{_code(texts[key])}` (key {key}) "
-        f"**{float(looks[key]):.6f}** of its attention, {_of(heads)}."
+        f"{quoted(texts[query])} (query {query}) gives {quoted(texts[key])} (key {key}) "
+        f"**{float(looks[key]):.6f}** of its attention, {of_heads(heads)}."
     )
     st.markdown(f"**Where query {query} looks**")
-    _table("key", strongest(run, looks, leave_out=leave_out), f"Keys that query {query} attends to most")
+    _table("key", pair, strongest(run, looks, leave_out=leave_out), f"Keys that query {query} attends to most")
     st.markdown(f"**Who looks at key {key}**")
-    _table("query", strongest(run, seen), f"Queries that attend to key {key} most")
+    _table("query", pair, strongest(run, seen), f"Queries that attend to key {key} most")
 
 
 def text(run: Run, weights: DataArray, query: int, texts: Sequence[str]) -> None:
@@ -94,7 +89,7 @@ def text(run: Run, weights: DataArray, query: int, texts: Sequence[str]) -> None
     )
 
 
-def _table(name: str, frame: pd.DataFrame, alt: str) -> None:
+def _table(name: str, pair: tuple[int, int], frame: pd.DataFrame, alt: str) -> None:
     """A row that is clicked becomes the chosen `name`."""
     if frame.empty:
         st.info("No weight is left to list.")
@@ -103,41 +98,40 @@ def _table(name: str, frame: pd.DataFrame, alt: str) -> None:
     st.dataframe(
         frame.assign(token=[repr(token) for token in frame["token"]]),
         hide_index=True, key=key, selection_mode="single-row", alt=alt, height="content",
-        on_select=lambda: _follow_row(name, key, positions),
+        on_select=lambda: _follow_row(name, pair, key, positions),
         column_config={"weight": st.column_config.NumberColumn(format="%.6f")},
     )  # fmt: skip
 
 
-def _follow_row(name: str, key: str, positions: Sequence[int]) -> None:
+def _follow_row(name: str, pair: tuple[int, int], key: str, positions: Sequence[int]) -> None:
     if rows := st.session_state[key]["selection"]["rows"]:
-        show(name, str(positions[rows[0]]))
+        _choose(name, positions[rows[0]], pair)
 
 
-def _number(label: str, name: str, position: int, tokens: int) -> None:
+def _number(label: str, name: str, pair: tuple[int, int], tokens: int) -> None:
     key = f"map-{name}"
-    st.session_state[key] = position
+    st.session_state[key] = pair[PARTS.index(name)]
     st.number_input(
-        label, 0, tokens - 1, step=1, key=key, width=150, on_change=lambda: show(name, str(st.session_state[key]))
-    )
+        label, 0, tokens - 1, step=1, key=key, width=150,
+        on_change=lambda: _choose(name, int(st.session_state[key]), pair),
+    )  # fmt: skip
 
 
-def _held_position(name: str, tokens: int, otherwise: int) -> int:
-    asked = held(name)
-    if asked.isdecimal() and asked.isascii() and len(asked) < 10 and int(asked) < tokens:
-        return int(asked)
-    if asked:
-        st.warning(f"The link asks for {name} {asked!r}, and the prompt has tokens 0 to {tokens - 1}.")
-    return otherwise
+def _choose(name: str, position: int, pair: tuple[int, int]) -> None:
+    """One part of the pair anew, the other as it is on screen."""
+    for part, now in zip(PARTS, pair, strict=True):
+        show(part, str(position if part == name else now))
+
+
+def _let_go() -> None:
+    for part in PARTS:
+        hold(part, "")
+
+
+def _first(run: Run, weights: DataArray, *, leave_out: Sequence[int] = (), otherwise: int) -> int:
+    best = strongest(run, weights, top=1, leave_out=leave_out)["position"].tolist()
+    return best[0] if best else otherwise
 
 
 def _without_key(choices: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in choices.items() if name != "key"}
-
-
-def _of(heads: Sequence[Head]) -> str:
-    return f"in {heads[0]}" if len(heads) == 1 else f"in the mean of {len(heads)} heads"
-
-
-def _code(token: str) -> str:
-    """Inside Markdown's code: a token may be anything, Markdown included."""
-    return repr(token).replace("`", "'")

@@ -5,6 +5,7 @@ import streamlit as st
 from analysis.maps.windows import Window, parse_stretch, whole_window
 from probes.errors import HeadscopeError
 from views.address import held, show
+from views.run_words import plain
 
 SIDES = ("queries", "keys")
 HALF = 0.5
@@ -18,7 +19,7 @@ def chosen_window(tokens: int) -> Window:
         try:
             found[side] = parse_stretch(asked, tokens) if asked else (0, tokens)
         except HeadscopeError as error:
-            st.warning(f"{error} Shown are all {side}.")
+            st.warning(f"{plain(str(error))} Shown are all {side}.")
             found[side] = (0, tokens)
     return Window(tokens, found["queries"], found["keys"])
 
@@ -29,22 +30,22 @@ def window_controls(window: Window, pair: tuple[int, int]) -> None:
     up, down = window.moved(queries=-HALF), window.moved(queries=HALF)
     whole, near = whole_window(window.tokens), window.zoomed(HALF)
     with st.container(horizontal=True):
-        _button("Whole map", whole, window)
         _button("Zoom in", near, window, "Half as many tokens, around the middle")
-        _button("Zoom in on the pair", window.zoomed(HALF, at=pair), window, "Around the chosen query and key")
         _button("Zoom out", window.zoomed(1 / HALF), window)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+        _button("Whole map", whole, window)
         _button("←", keys_left, window, "Earlier keys")
         _button("→", keys_right, window, "Later keys")
         _button("↑", up, window, "Earlier queries")
         _button("↓", down, window, "Later queries")
-        for side, ends in zip(SIDES, (window.queries, window.keys), strict=True):
-            key = f"map-{side}"
-            st.session_state[key] = _written(ends)
-            st.text_input(
-                side.capitalize(), key=key, on_change=_follow, args=(side,), width=150,
-                help=f"From a token up to another, such as 0-{window.tokens}",
-            )  # fmt: skip
+        with st.popover("Window", icon=":material/crop_free:"):
+            _button("Zoom in on the pair", window.zoomed(HALF, at=pair), window, "Around the chosen query and key")
+            for side, ends in zip(SIDES, (window.queries, window.keys), strict=True):
+                key = f"map-{side}"
+                st.session_state[key] = _written(ends)
+                st.text_input(
+                    side.capitalize(), key=key, on_change=_follow, args=(side,), width=150,
+                    help=f"From a token up to another, such as 0-{window.tokens}",
+                )  # fmt: skip
     _open(window)
 
 

@@ -11,6 +11,9 @@ TWICE = "prompts of random tokens said twice"
 PICTURES = "pictures, means over the tokens of their captions"
 MENTIONS = "pictures, means over the true objects that their captions name"
 TRACES = "traces, means over the tokens of their responses"
+TEXT = "one text, means over its tokens"
+WEIGHTS = "no prompts: read off the weights"
+PAIR = "one pair of prompts"
 KINDS = {"natural": NATURAL, "own": "your own prompts"}
 
 
@@ -145,6 +148,29 @@ METRICS = {
             "kurtosis over sentences",
             "how few sentences hold the attention that sentences receive from later ones (Thought Anchors)",
             "traces",
+        ),
+    },
+    "map": {
+        "sink_share": Metric("attention on sinks", "mean share over queries, on all sinks of the text", TEXT),
+        "first_share": Metric("attention on the first token", "mean share over queries", TEXT),
+        "entropy": Metric("entropy", "of the head's attention, in nats, mean over queries", TEXT),
+        "distance": Metric("distance", "mean distance in tokens of what the head attends to", TEXT),
+        "image_share": Metric("attention on the picture", "mean share over the tokens behind it", TEXT),
+    },
+    "circuits": {
+        "copying": Metric(
+            "copying by its weights", "from 1, every token raises its own logit, to -1, every token lowers it", WEIGHTS
+        ),
+        "composition_Q": Metric("composition as query", "how much its query reads of the head it reads most", WEIGHTS),
+        "composition_K": Metric("composition as key", "how much its key reads of the head it reads most", WEIGHTS),
+        "composition_V": Metric("composition as value", "how much its value reads of the head it reads most", WEIGHTS),
+    },
+    "patch": {
+        "patching": Metric(
+            "patching", "share of the difference between two answers that the head's clean output restores", PAIR
+        ),
+        "attribution": Metric(
+            "direct attribution", "logits that the head itself puts on one answer against the other", PAIR
         ),
     },
 }

@@ -7,6 +7,8 @@ import streamlit as st
 from views import charts, reading, tables
 from views.address import chosen_run, pick, show
 from views.pages import Page
+from views.run_words import plain
+from views.unseen import seen
 
 PAGE = Page("Needles", ":material/find_in_page:", "Analyses", 10, opens=("retrieval", "ablation"))
 
@@ -34,9 +36,9 @@ def page() -> None:
         f"{len(rows) - wrong} of {len(rows)} cases answered. The list below holds every case.",
     )
     st.caption(
-        f"{reading.model_name(run)} · {tables.condition_words(condition)} · n = {len(rows)} cases, "
+        f"{plain(reading.model_name(run))} · {plain(tables.condition_words(condition))} · n = {len(rows)} cases, "
         f"{len(rows) - wrong} answered, {wrong} failed (recall of the answer at most 0.5) · cells show answered/asked; "
-        f"hover for the 95% Wilson interval · run {run.id}"
+        f"hover for the 95% Wilson interval · run {plain(run.id)}"
     )
     left, right = st.columns(2)
     places = [EVERYWHERE, *cells["cell"]]
@@ -57,10 +59,10 @@ def _answers(rows: list[dict[str, Any]], *, failures_only: bool) -> None:
     for row in chosen[:MOST_SHOWN]:
         with st.container(border=True):
             verdict = "✓ answered" if row["correct"] else "✗ failed"
-            st.markdown(f"**{verdict}** · recall {row['recall']:.2f} · {row['case']} · {row['tokens']} tokens")
-            st.text(f"Question: {row['question']}")
-            st.text(f"Right answer: {row['answer']}")
-            st.text(f"The model said: {row['response'].strip() or '(nothing)'}")
+            st.markdown(f"**{verdict}** · recall {row['recall']:.2f} · {plain(row['case'])} · {row['tokens']} tokens")
+            st.text(f"Question: {seen(row['question'])}")
+            st.text(f"Right answer: {seen(row['answer'])}")
+            st.text(f"The model said: {seen(row['response'].strip()) or '(nothing)'}")
 
 
 def _follow_cell(key: str) -> None:

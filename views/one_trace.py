@@ -1,6 +1,7 @@
 """One trace on the page Rhythm: its text tinted token by token, and under it the sawtooth and the influence curve."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
@@ -16,6 +17,9 @@ from analysis.runs import Run
 from probes.errors import HeadscopeError
 from views import charts, reading, rhythm_charts, tables, trace, trace_tables
 from views.address import forget, pick, show
+from views.downloads import data_buttons
+from views.run_words import plain
+from views.unseen import seen
 
 MOST = 600  # tokens on screen at once
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
@@ -33,18 +37,17 @@ def section(run: Run, summary: Mapping[str, Any]) -> None:
     sets = _sets(run, summary["settings"])
     if sets is None:
         return
-    arrays = kept(run.path / "arrays" / case["arrays"])
+    arrays = kept(run.path / "arrays" / Path(case["arrays"]).name)
     rule = parse_rule(summary["settings"]["peaks"])
     shown = shown_trace(arrays, sets, horizon=list(summary["horizons"]).index(horizon), rule=rule)
     frame = trace_tables.token_table(case, shown)
     chosen, part = _token(frame)
     if case["question"]:
-        st.text(case["question"])
+        st.text(seen(case["question"]))
     _text(run, case["case"], frame, part, by, chosen)
     st.markdown(trace_tables.token_words(frame, chosen))
     _curves(part, summary, horizon, chosen)
-    name = f"{run.id}-{case['case']}.csv"
-    st.download_button("Download the tokens as CSV", frame.to_csv(index=False), name, "text/csv")
+    data_buttons(frame, f"{run.id}-{case['case']}", of="the tokens")
 
 
 def _trace(run: Run) -> dict[str, Any]:
@@ -92,7 +95,7 @@ def _sets(run: Run, settings: Mapping[str, Any]) -> HeadSets | None:
         try:
             sets = chosen_sets(reading.heads(run), share=float(share), layers=numbers, exclude_sink=sink == "out")
         except HeadscopeError as error:
-            st.warning(str(error))
+            st.warning(plain(str(error)))
             return None
         st.markdown(trace_tables.set_words(sets))
     return sets

@@ -6,7 +6,9 @@ import streamlit as st
 
 from views import estimates, pair_tables, reading, tables
 from views.address import chosen_run, pick_several
+from views.downloads import data_buttons
 from views.pages import Page
+from views.run_words import plain
 
 PAGE = Page("Pairs", ":material/compare:", "Analyses", 50, opens=("pairs",))
 
@@ -32,12 +34,12 @@ def page() -> None:
     st.caption(
         f"{len(rows)} models · n = {summary['windows']} windows of {summary['tokens']} tokens of held-out text, the "
         f"same for every model · intervals: {summary['confidence']:.0%} over windows, where known · one training of "
-        f"each · run {run.id}"
+        f"each · run {plain(run.id)}"
     )
     st.subheader("The same numbers")
     table = tables.wide_table(rows, pair_tables.IN_TABLE)
     st.dataframe(table, hide_index=True, alt=f"Table of {len(rows)} models with every measure and its interval")
-    st.download_button("Download as CSV", table.to_csv(index=False), f"{run.id}.csv", "text/csv")
+    data_buttons(table, run.id)
     if summary["curves"]:
         _training(summary)
 
@@ -66,7 +68,7 @@ def _training(summary: dict[str, Any]) -> None:
         "is drawn from a tenth of the training on."
     )
     st.dataframe(last, hide_index=True, alt="Where each training ended: rule, seed, step, loss, first token, sink rate")
-    st.download_button("Download the curves as CSV", table.to_csv(index=False), "training.csv", "text/csv")
+    data_buttons(table, "training", of="the curves")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from analysis.vision.showing import Shown, read_shown, rows_shown
 from probes.errors import HeadscopeError
 
 EXAMPLES = Path(data.__file__).with_name("example_runs")
+LONGEST_NAME = 120  # characters: it stands in every line that says where numbers are from
 
 
 def runs_folder() -> Path:
@@ -73,7 +74,8 @@ def command(run: Run) -> str:
 
 
 def model_name(run: Run) -> str:
-    return str(run.manifest.get("model", {}).get("name", "model not recorded"))
+    name = str(run.manifest.get("model", {}).get("name", "model not recorded"))
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 @contextmanager

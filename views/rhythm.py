@@ -8,7 +8,9 @@ import streamlit as st
 from analysis.runs import Run
 from views import estimates, one_trace, perturbation_tables, reading, rhythm_tables, tables
 from views.address import chosen_run
+from views.downloads import data_buttons
 from views.pages import Page
+from views.run_words import plain
 
 PAGE = Page("Rhythm", ":material/graphic_eq:", "Analyses", 80, opens=("rhythm",))
 
@@ -38,15 +40,16 @@ def _at_a_glance(run: Run, summary: Mapping[str, Any]) -> None:
         f"which **{sinks['global_sinks']} are sink heads** ({sinks['expected']:.0f} by chance){right}."
     )
     st.caption(
-        f"{reading.model_name(run)} · window {settings['window']}, horizon {settings['horizon']}, "
+        f"{plain(reading.model_name(run))} · window {settings['window']}, horizon {plain(settings['horizon'])}, "
         f"{settings['share']:.0%} of the heads in either set (layers: {_listed(settings['layers'])}), "
         f"{'the first token left out' if settings['exclude_sink'] else 'the first token counted'} · a sink head gives "
-        f"more than {sinks['threshold']:g} of its attention to the first token · judged by {summary['judged_by']} · "
-        f"intervals: {summary['confidence']:.0%} over traces, not corrected for many · run {run.id}"
+        f"more than {sinks['threshold']:g} of its attention to the first token · "
+        f"judged by {plain(summary['judged_by'])} · intervals: {summary['confidence']:.0%} over traces, "
+        f"not corrected for many · run {plain(run.id)}"
     )
     if short := [f"{each['case']} ({each['tokens']})" for each in summary["left_out"]]:
         more = ", …" if len(short) > LISTED else ""
-        st.info(f"Too short and left out, {len(short)} (tokens): {', '.join(short[:LISTED])}{more}.")
+        st.info(f"Too short and left out, {len(short)} (tokens): {plain(', '.join(short[:LISTED]))}{more}.")
 
 
 def _couplings(run: Run, summary: Mapping[str, Any]) -> None:
@@ -85,9 +88,7 @@ def _couplings(run: Run, summary: Mapping[str, Any]) -> None:
             hide_index=True,
             alt="Table of couplings and kinds of chance: expected, lift, difference, p, verdict",
         )
-    st.download_button(
-        "Download as CSV", table.to_csv(index=False), f"{run.id}-couplings.csv", "text/csv", key="couplings-csv"
-    )
+    data_buttons(table, f"{run.id}-couplings")
 
 
 def _heads(run: Run, summary: Mapping[str, Any]) -> None:
@@ -139,8 +140,7 @@ def _perturbation(run: Run, summary: Mapping[str, Any]) -> None:
         "low one of the same tenth of the response, since what is forced early changes more by its place alone. Own "
         "token kept: what a greedy continuation shares with the trace where nothing is forced."
     )
-    name = f"{run.id}-perturbation.csv"
-    st.download_button("Download as CSV", table.to_csv(index=False), name, "text/csv", key="perturbation-csv")
+    data_buttons(table, f"{run.id}-perturbation")
 
 
 def _sensitivity(run: Run, summary: Mapping[str, Any]) -> None:
@@ -155,9 +155,7 @@ def _sensitivity(run: Run, summary: Mapping[str, Any]) -> None:
         alt=f"Table of {len(table)} settings, each choice varied alone: the lift of each coupling",
     )
     st.caption("Lifts as the paper counts chance unless said otherwise, with 95% intervals over traces.")
-    st.download_button(
-        "Download as CSV", table.to_csv(index=False), f"{run.id}-sensitivity.csv", "text/csv", key="sensitivity-csv"
-    )
+    data_buttons(table, f"{run.id}-sensitivity")
 
 
 def _listed(layers: Any) -> str:

@@ -7,7 +7,10 @@ import streamlit as st
 from analysis.runs import Run
 from views import charts, reading, role_tables, tables
 from views.address import chosen_run, open_head, pick
+from views.change import change_several
+from views.downloads import data_buttons
 from views.pages import Page
+from views.run_words import plain
 
 PAGE = Page("Roles", ":material/badge:", "Analyses", 40, opens=("heads",))
 
@@ -44,25 +47,25 @@ def _grid(run: Run, summary: dict[str, Any], only: str | None) -> None:
     for point in event.selection[charts.PICK]:
         open_head(run.id, tables.head_name(int(point["layer"]), int(point["head"])))
     counts = summary["counts"]
-    source = f" · retrieval scores of run {summary['retrieval_from']}" if summary["retrieval_from"] else ""
+    source = f" · retrieval scores of run {plain(summary['retrieval_from'])}" if summary["retrieval_from"] else ""
     st.caption(
-        f"{reading.model_name(run)} · {counts['natural']} natural prompts, {counts['repeated']} of random tokens said "
-        f"twice, {counts['needle']} with a needle ({counts['answered']} answered){source} · hover for all roles of a "
-        f"head, click to open it · run {run.id}"
+        f"{plain(reading.model_name(run))} · {counts['natural']} natural prompts, {counts['repeated']} of random "
+        f"tokens said twice, {counts['needle']} with a needle ({counts['answered']} answered){source} · "
+        f"hover for all roles of a head, click to open it · run {plain(run.id)}"
     )
 
 
 def _heads(run: Run, summary: dict[str, Any], only: str | None) -> None:
     table = role_tables.heads_table(summary, only)
     n = summary["n_heads"]
-    st.subheader(f"{len(table)} of {n} heads" if only is None else f"{len(table)} of {n} heads: {only}")
+    st.subheader(f"{len(table)} of {n} heads" if only is None else f"{len(table)} of {n} heads: {plain(only)}")
     left = summary["unexplained"]
     st.markdown(
         f"{len(left['heads'])} heads have no confirmed role, a share of {tables.interval(left)}; it would be "
         f"{left['expected']:.2f} if the same roles fell on heads by chance."
     )
     if table.empty:
-        st.info(f"No head has the role {only} confirmed.")
+        st.info(f"No head has the role {plain(str(only))} confirmed.")
         return
     key = f"heads-of-{only}"
     event = st.dataframe(
@@ -83,7 +86,10 @@ def _heads(run: Run, summary: dict[str, Any], only: str | None) -> None:
     st.caption(
         "Evidence: means over the half of the prompts that had no say in the choice. Choose a row to open the head."
     )
-    st.download_button("Download as CSV", table.to_csv(index=False), f"{run.id}-roles.csv", "text/csv")
+    with st.container(horizontal=True):
+        data_buttons(table, f"{run.id}-roles")
+        if only is not None:
+            change_several(run, list(table["name"]))
 
 
 def _counts(summary: dict[str, Any]) -> None:
@@ -94,7 +100,7 @@ def _counts(summary: dict[str, Any]) -> None:
         alt="Table of roles: threshold, heads chosen, heads confirmed, their share with its interval, the heads",
     )
     st.caption(
-        f"Share confirmed: of the heads chosen, with Wilson's interval. {tables.capital(summary['correction'])}."
+        f"Share confirmed: of the heads chosen, with Wilson's interval. {plain(tables.capital(summary['correction']))}."
     )
 
 

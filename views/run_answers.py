@@ -10,11 +10,13 @@ from views import reading, tables
 Summary = Mapping[str, Any]
 
 
-def answer(run: Run) -> str:
-    """The answer of a finished run; of another one how far it is and how to go on."""
+def answer(run: Run, *, at_work: bool = False) -> str:
+    """The answer of a finished run; of another one how far it is and, unless a job is `at_work` on it, how to go on."""
     if not run.finished:
         total = run.manifest.get("total_cases")
         done = f"{run.case_count()} of {total} cases" if total else f"{run.case_count()} cases"
+        if at_work:
+            return f"A job is at work on it: {done}."
         return f"{reading.state(run).capitalize()} at {done}. Go on with --resume {run.id}."
     told = ANSWERS.get(reading.command(run))
     try:
@@ -103,7 +105,8 @@ def _rhythm(found: Summary) -> str:
 
 def _map(found: Summary) -> str:
     layers = ", ".join(map(str, found["layers"]))
-    return f"The attention of {found['heads']} heads over {found['tokens']:,} tokens, layers {layers}."
+    picture = f", the picture {found['picture']} among them" if "picture" in found else ""
+    return f"The attention of {found['heads']} heads over {found['tokens']:,} tokens{picture}, layers {layers}."
 
 
 ANSWERS: Mapping[str, Callable[[Summary], str]] = {

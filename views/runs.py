@@ -8,7 +8,8 @@ from analysis.runs import Run
 from views import reading, tables
 from views.address import change_run, chosen_run, nothing_yet
 from views.pages import Page, pages_of
-from views.run_words import run_words
+from views.run_words import plain, run_words
+from views.unseen import seen
 
 PAGE = Page("Runs", ":material/list:", "", 20)
 
@@ -18,7 +19,7 @@ def page() -> None:
     st.caption("Every run in the folder, newest first. Choose one in the sidebar or by its row, then open its pages.")
     found, problems = reading.runs()
     for sentence in problems:
-        st.warning(sentence)
+        st.warning(plain(sentence))
     if not found:
         nothing_yet()
     table = tables.runs_table(found)
@@ -43,17 +44,17 @@ def _follow_row() -> None:
 
 
 def _about(run: Run) -> None:
-    st.subheader(run_words(run))
+    st.subheader(plain(run_words(run)))
     pages = pages_of(reading.command(run))
     with st.container(horizontal=True):
         for path, words in pages:
             st.page_link(path, label=f"Open {words}", query_params={"run": run.id})
     manifest = run.manifest
     st.caption("The command that made it")
-    st.code(str(manifest.get("argv", "not recorded")), language=None, wrap_lines=True)
+    st.code(seen(str(manifest.get("argv", "not recorded"))), language=None, wrap_lines=True)
     with st.expander("Request, model, versions and machine"):
         facts = {name: manifest.get(name) for name in ("request", "model", "versions", "machine", "peak_memory_bytes")}
-        st.code(json.dumps(facts, indent=1, ensure_ascii=False), language="json", wrap_lines=True)
+        st.code(seen(json.dumps(facts, indent=1, ensure_ascii=False)), language="json", wrap_lines=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ import streamlit as st
 from analysis.runs import Run
 from views import head_steps, metrics, reading, tables
 from views.address import open_head
+from views.change import change_several
 from views.charts import PICK
+from views.downloads import data_buttons
+from views.run_words import plain
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def introduce(shown: Shown, focus: str) -> None:
     """What the metric counts, then the arrows and what the head in focus measures."""
     if about := metrics.metric_of(shown.run, shown.metric).about:
         st.markdown(f"**{tables.capital(shown.words)}**: {about}.")
-    head_steps.buttons(shown.run.id, shown.focus, shown.kept, f"**{shown.focus}** · {focus}")
+    head_steps.buttons(shown.run, shown.focus, shown.kept, f"**{shown.focus}** · {focus}")
 
 
 def number_of(shown: Shown) -> str:
@@ -62,10 +65,10 @@ def provenance(shown: Shown) -> None:
     run, values, n = shown.run, shown.table["value"], shown.table["n"]
     counted = str(n.min()) if n.min() == n.max() else f"{n.min()} to {n.max()}"
     st.caption(
-        f"{reading.model_name(run)} ({run.manifest['model'].get('dtype', '?')}) · "
+        f"{plain(reading.model_name(run))} ({plain(str(run.manifest['model'].get('dtype', '?')))}) · "
         f"{metrics.prompts_of(run, shown.metric)}, n = {counted} · "
         f"{shown.words} from {min(0, values.min()):.2f} to {values.max():.2f} · "
-        f"intervals: 95% over prompts, for each head alone · run {run.id}"
+        f"intervals: 95% over prompts, for each head alone · run {plain(run.id)}"
     )
 
 
@@ -95,13 +98,8 @@ def numbers(shown: Shown, rows: pd.DataFrame, columns: Mapping[str, str], name: 
         },
     )
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.download_button(
-            "Download as CSV",
-            rows.to_csv(index=False),
-            f"{shown.run.id}-{name}.csv",
-            "text/csv",
-            icon=":material/table:",
-        )
+        data_buttons(rows, f"{shown.run.id}-{name}")
+        change_several(shown.run, names)
         st.caption("A row's box moves the focus to it. The bar above a chart saves it as PNG.")
 
 

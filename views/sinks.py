@@ -7,7 +7,9 @@ import streamlit as st
 from analysis.runs import Run
 from views import estimates, reading, sink_tables, tables
 from views.address import chosen_run, pick
+from views.downloads import data_buttons
 from views.pages import Page
+from views.run_words import plain
 
 PAGE = Page("Sinks", ":material/local_parking:", "Analyses", 30, opens=("sinks",))
 
@@ -40,10 +42,11 @@ def _at_a_glance(run: Run, summary: dict[str, Any]) -> None:
         f"**{tables.interval(overall['first_share'])}** of all attention."
     )
     judged, token = summary["judged_on"], summary["bos"]["token"]
-    beginning = f"{sink_tables.begun(judged['bos'])} ({token})" if token else "the tokenizer has no BOS"
+    beginning = f"{sink_tables.begun(judged['bos'])} ({plain(token)})" if token else "the tokenizer has no BOS"
     st.caption(
-        f"{reading.model_name(run)} · judged on {judged['n']} {judged['kind']} prompts, {beginning}, as the tokenizer "
-        f"has it · intervals: {summary['confidence']:.0%} over prompts, not corrected for many · run {run.id}"
+        f"{plain(reading.model_name(run))} · judged on {judged['n']} {plain(judged['kind'])} prompts, {beginning}, "
+        f"as the tokenizer has it · intervals: {summary['confidence']:.0%} over prompts, "
+        f"not corrected for many · run {plain(run.id)}"
     )
     with st.container(horizontal=True):
         for metric, words in (("sink_rate", "Sink rate of every head"), ("write", "How much every head writes")):
@@ -71,7 +74,7 @@ def _layers(run: Run, summary: dict[str, Any]) -> None:
     table = tables.wide_table(layers, shares | sizes)
     with st.expander(f"The same numbers, {len(table)} layers, mean over heads, n = {n}"):
         st.dataframe(table, hide_index=True, alt="Table of layers: sinks, what they carry, what is written")
-        st.download_button("Download as CSV", table.to_csv(index=False), f"{run.id}-layers.csv", "text/csv")
+        data_buttons(table, f"{run.id}-layers")
 
 
 def _conditions(summary: dict[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """A reasoning trace as HTML: tokens tinted by a number, preplan tokens underlined, anchors boxed, pairs numbered."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+
+from views.unseen import SQUARE, seen
 
 Colour = tuple[int, int, int]
 
@@ -16,9 +17,7 @@ CHOSEN = "outline:3px double currentColor;outline-offset:3px;border-radius:4px;f
 BARE = "color:inherit;text-decoration:none;"
 BLOCK = "line-height:2.1;white-space:pre-wrap;overflow-wrap:anywhere"
 RETURN = '<span aria-hidden="true" style="opacity:.55">↵</span>\n'
-NOTHING = '<span style="opacity:.55">▫</span>'
-# Characters without width, and those that would turn the order of all the text behind them.
-UNSEEN = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+NOTHING = f'<span style="opacity:.55">{SQUARE}</span>'
 
 LEGEND = (
     '<div style="font-size:.85em;line-height:2.3">'
@@ -100,5 +99,5 @@ def _token(piece: Piece, background: str, address: str, *, is_chosen: bool) -> s
 
 def visible(text: str) -> str:
     """Escaped; a new line is shown and kept; a square for a token without text and for what has no shape."""
-    shown = escape(text).replace("\r\n", "\n").replace("\n", RETURN)
-    return UNSEEN.sub(NOTHING, shown) or NOTHING
+    shown = escape(seen(text.replace("\r\n", "\n"))).replace("\n", RETURN)
+    return shown.replace(SQUARE, NOTHING) or NOTHING

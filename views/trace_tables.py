@@ -11,6 +11,7 @@ from analysis.rhythm.showing import ShownTrace
 from probes.errors import HeadscopeError
 from probes.heads import Head
 from views import tables
+from views.run_words import quoted
 from views.trace import Piece
 
 SERIES = {"waad": "WAAD", "fai": "FAI", "entropy": "entropy"}
@@ -128,12 +129,11 @@ def set_words(sets: HeadSets) -> str:
 def token_words(frame: pd.DataFrame, position: int) -> str:
     """The numbers of one token as a sentence in Markdown."""
     row = frame.iloc[position - int(frame["position"].iloc[0])].to_dict()
-    token = repr(row["token"]).replace("`", "'")  # said as code: a token may be anything, Markdown included
     roles = " and ".join(_roles(row)) or "no peak"
     pairs = f", pair {row['pairs'].replace(',', ', ')}" if row["pairs"] else ""
     chance = np.exp(row["log_probability"])
     return (
-        f"`{token}` (position {position}) · {roles}{pairs} · WAAD **{_number(row['waad'])}** · FAI "
+        f"{quoted(row['token'])} (position {position}) · {roles}{pairs} · WAAD **{_number(row['waad'])}** · FAI "
         f"**{_number(row['fai'])}** · entropy **{_number(row['entropy'])}** nats, of what follows "
         f"{_number(row['next_entropy'])} · probability {_number(chance)}"
     )

@@ -10,6 +10,7 @@ from analysis.runs import Run
 from views import charts, estimates, looking, metrics, reading, tables, vision_tables
 from views.address import chosen_run, pick, show
 from views.pages import Page
+from views.run_words import plain
 
 PAGE = Page("Vision", ":material/visibility:", "Analyses", 60, opens=("vision",))
 
@@ -43,10 +44,10 @@ def _at_a_glance(run: Run, summary: Mapping[str, Any]) -> None:
     )
     blank = summary["blank"]
     st.caption(
-        f"{reading.model_name(run)} · asked: {summary['question']} · up to {summary['new_tokens']} tokens · intervals: "
-        f"{summary['confidence']:.0%} over pictures, not corrected for many · CHAIR_i: share of the objects named that "
-        "are not there; CHAIR_s: share of captions with one · objects named of a "
-        f"grey picture: {len(blank['objects'])} · run {run.id}"
+        f"{plain(reading.model_name(run))} · asked: {plain(summary['question'])} · "
+        f"up to {summary['new_tokens']} tokens · intervals: {summary['confidence']:.0%} over pictures, "
+        "not corrected for many · CHAIR_i: share of the objects named that are not there; CHAIR_s: share of "
+        f"captions with one · objects named of a grey picture: {len(blank['objects'])} · run {plain(run.id)}"
     )
 
 
@@ -68,7 +69,7 @@ def _heads(run: Run, summary: Mapping[str, Any], frame: pd.DataFrame) -> None:
     st.caption(
         f"{tables.capital(meaning.prompts)}, n = {table['n'].max()}, all sets · a click lays the head's attention over "
         f"the picture above · the first {heads['few']} of {heads['count']} heads hold "
-        f"{heads['divergence_share_of_few']:.0%} of the VHD · run {run.id}"
+        f"{heads['divergence_share_of_few']:.0%} of the VHD · run {plain(run.id)}"
     )
     st.page_link("views/heads.py", label="The same with intervals", query_params={"run": run.id, "metric": metric})
     agreed = vision_tables.agreement_table(heads, summary["beside"])
@@ -112,7 +113,7 @@ def _detectors(found: Mapping[str, Any]) -> None:
         "scores below one that is there, as the first token of its name is written; 0.5 is blind."
     )
     for sentence in vision_tables.not_judged(detectors):
-        st.info(f"Not judged: {sentence}")
+        st.info(f"Not judged: {plain(sentence)}")
     rows = vision_tables.detector_rows(detectors)
     if rows:
         st.altair_chart(
@@ -151,7 +152,7 @@ def _grounding(found: Mapping[str, Any]) -> None:
 def _sinks(found: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
     st.subheader("Visual sinks")
     if why_not := summary["sink_dimensions"]["why_not"]:
-        st.info(f"No sinks by dimension: {why_not.rstrip('.')}.")
+        st.info(f"No sinks by dimension: {plain(why_not.rstrip('.'))}.")
     if found.get("sinks"):
         st.dataframe(
             vision_tables.sink_table(found["sinks"]),

@@ -17,9 +17,10 @@ from analysis.runs import RUNS, write_json, writing
 from probes.errors import HeadscopeError
 
 
-def submit(arguments: Sequence[str], out: Path = RUNS) -> Job:
+def submit(arguments: Sequence[str], out: Path = RUNS, *, asked_in: str | None = None) -> Job:
     """Queue a command line, without the word headscope; the worker gives it --out.
 
+    asked_in: the folder from which its relative paths are read; by default this process's working directory.
     Raises HeadscopeError, before anything is written, for a line that can't be run.
     """
     line = parse(arguments)
@@ -33,7 +34,7 @@ def submit(arguments: Sequence[str], out: Path = RUNS) -> Job:
             job = Job(folder / f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{line.verb}")
             scratch = folder / f".{job.id}.{os.getpid()}"
             scratch.mkdir()
-            spec = {"format": FORMAT, "arguments": list(arguments), "folder": os.getcwd()}
+            spec = {"format": FORMAT, "arguments": list(arguments), "folder": asked_in or os.getcwd()}
             write_json(scratch / "spec.json", spec)
             write_facts(scratch, Facts(created=now.timestamp()))
             try:

@@ -1,6 +1,5 @@
 """One job: what was asked, how it stands, how far it is. Reading needs no model and no torch."""
 
-import json
 import re
 import shlex
 from dataclasses import asdict, dataclass
@@ -9,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from analysis.jobs.lock import held
 from analysis.jobs.progress import Progress, read_progress
-from analysis.runs import write_json, writing
+from analysis.runs import read_json, write_json, writing
 from probes.errors import HeadscopeError
 
 FORMAT = 1
@@ -99,7 +98,7 @@ class Job:
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
-            known = json.loads((self.path / name).read_text())
+            known = read_json(self.path / name)
         except FileNotFoundError:
             raise HeadscopeError(f"{self.path} is not a job: it has no {name}.") from None
         except (OSError, ValueError):

@@ -21,17 +21,18 @@ def described(job: Job) -> dict[str, Any]:
 
 def row(job: Job) -> tuple[str, str, str, str]:
     """Id, state, command, and its progress or the sentence that ended it."""
-    return job.id, job.state, job.spec.command, job.facts.sentence or _steps(job)
+    return job.id, job.state, job.spec.command, job.facts.sentence or steps(job)
 
 
-def _steps(job: Job) -> str:
+def steps(job: Job) -> str:
+    """Such as: scoring heads: 12 of 40, 3 min left. Empty before its first step."""
     progress = job.progress()
     if progress is None:
         return ""
-    steps = f"{progress.title}: {progress.done} of {progress.total}"
+    said = f"{progress.title}: {progress.done} of {progress.total}"
     if job.state in WORKING and progress.seconds_left:
-        steps += f", {duration(progress.seconds_left)} left"
-    return steps
+        said += f", {duration(progress.seconds_left)} left"
+    return said
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from analysis.jobs.memory import SLOT, UNLOAD
+from analysis.loading import bytes_held
 from analysis.runs import write_json, writing
 from analysis.study import ModelChoice
 from probes.subject import Subject, choose_device, choose_dtype
@@ -44,13 +45,12 @@ class Slot:
             self.drop()
 
     def _say(self, subject: Subject) -> None:
-        tensors = [*subject.model.parameters(), *subject.model.buffers()]
         facts = {
             "format": 1,
             "model": subject.name,
             "device": str(subject.device),
             "dtype": subject.dtype,
-            "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+            "bytes": bytes_held(subject),
             "since": time.time(),
         }
         with writing(self._folder):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import analysis.commands  # noqa: F401  (torch and Transformers: a job that is cancelled must not stop their import)
 from analysis.jobs.folder import jobs
-from analysis.jobs.job import WAITING, WORKING, Job, write_facts
+from analysis.jobs.job import WAITING, Job, write_facts
 from analysis.jobs.running import Running
 from analysis.jobs.slot import Slot
 
@@ -22,8 +22,6 @@ def work(out: Path, folder: Path, *, idle: float) -> None:
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)
     slot = Slot(folder)
-    slot.drop()  # what a killed worker said of its model
-    take_back(out)
     quiet_since = time.monotonic()
     try:
         while True:
@@ -38,13 +36,6 @@ def work(out: Path, folder: Path, *, idle: float) -> None:
                 time.sleep(INTERVAL)
     finally:
         slot.drop()
-
-
-def take_back(out: Path) -> None:
-    """Jobs that a worker left when it died are interrupted: whoever holds the lock knows that none is at work."""
-    for job in jobs(out)[0]:
-        if job.facts.state in WORKING:
-            write_facts(job.path, replace(job.facts, state="interrupted", pid=None))
 
 
 def next_job(out: Path) -> Job | None:

@@ -73,7 +73,7 @@ def pixels(cells: DataArray, scale: Scale) -> bytes:
     found = shades(cells.values, colour_range(cells, scale), scale)
     levels = np.where(np.isnan(found), 0, 1 + np.rint(np.nan_to_num(found) * (LEVELS - 1))).astype(np.uint8)
     picture = Image.fromarray(levels)
-    picture.putpalette(_palette())
+    picture.putpalette(palette(LEVELS))
     file = io.BytesIO()
     picture.save(file, "PNG", transparency=0)
     return file.getvalue()
@@ -124,9 +124,9 @@ def as_table(cells: DataArray) -> pd.DataFrame:
     return found
 
 
-def _palette() -> list[int]:
-    """No weight first, then the levels: three numbers a colour."""
+def palette(levels: int) -> list[int]:
+    """No weight first, then so many colours from the darkest to the lightest: three numbers each."""
     anchors = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in VIRIDIS])
-    at = np.linspace(0, len(anchors) - 1, LEVELS)
-    levels = np.stack([np.interp(at, np.arange(len(anchors)), channel) for channel in anchors.T], axis=-1)
-    return [0, 0, 0, *np.rint(levels).astype(int).ravel().tolist()]
+    at = np.linspace(0, len(anchors) - 1, levels)
+    colours = np.stack([np.interp(at, np.arange(len(anchors)), channel) for channel in anchors.T], axis=-1)
+    return [0, 0, 0, *np.rint(colours).astype(int).ravel().tolist()]

@@ -2,6 +2,7 @@
 
     row(run, [Head(17, 4)], query=830)          # what token 830 attends to
     column(run, layer_heads(run, 17), key=12)   # who attends to token 12, mean over the layer's heads
+    mass(run, [Head(17, 4)], keys=range(3, 103))    # what every token gives a picture's tokens together
     strongest(run, row(run, [head], 830))       # the top ones as a table
 
 In float64 from the kept q, k and L.
@@ -25,6 +26,7 @@ from probes.errors import HeadscopeError
 from probes.heads import Head
 
 TOP = 10
+ROWS = 512  # queries whose weights are held at once
 
 
 def layer_heads(run: Run, layer: int) -> list[Head]:
@@ -39,8 +41,8 @@ def row(run: Run, heads: Sequence[Head], query: int) -> DataArray:
         _inside(query, layer, "query")
         if not len(total):
             total = np.zeros(layer.tokens)
-        first = layer.first_key(query)
-        total[first : query + 1] += _weights(layer, head.head, (query, query + 1), (first, query + 1))[0]
+        keys = layer.rule.keys_of(query)
+        total[slice(*keys)] += _weights(layer, head.head, (query, query + 1), keys)[0]
     return _mean(total, heads, "key").assign_attrs(query=query)
 
 
@@ -54,9 +56,24 @@ def column(run: Run, heads: Sequence[Head], key: int) -> DataArray:
         _inside(key, layer, "key")
         if not len(total):
             total = np.zeros(layer.tokens)
-        last = layer.last_query(key)
-        total[key : last + 1] += _weights(layer, head.head, (key, last + 1), (key, key + 1))[:, 0]
+        queries = layer.rule.queries_of(key, layer.tokens)
+        total[slice(*queries)] += _weights(layer, head.head, queries, (key, key + 1))[:, 0]
     return _mean(total, heads, "query").assign_attrs(key=key)
+
+
+def mass(run: Run, heads: Sequence[Head], keys: Sequence[int]) -> DataArray:
+    """Weight that every query gives these keys together, (query,), in [0, 1]. Mean over the heads."""
+    total, stretch = np.zeros(0), (min(keys), max(keys) + 1)
+    inside = [key - stretch[0] for key in keys]
+    for head, layer in _each(run, heads):
+        _inside(stretch[1] - 1, layer, "key")
+        if not len(total):
+            total = np.zeros(layer.tokens)
+        for start in range(0, layer.tokens, ROWS):
+            queries = start, min(layer.tokens, start + ROWS)
+            weights = _weights(layer, head.head, queries, stretch) * np.asarray(layer.rule.sees(queries, stretch))
+            total[slice(*queries)] += weights[:, inside].sum(1)
+    return _mean(total, heads, "query")
 
 
 def weight(run: Run, head: Head, query: int, key: int) -> float:
@@ -64,7 +81,8 @@ def weight(run: Run, head: Head, query: int, key: int) -> float:
     layer = checked_layer(run, head)
     _inside(query, layer, "query")
     _inside(key, layer, "key")
-    if not layer.first_key(query) <= key <= query:
+    first, stop = layer.rule.keys_of(query)
+    if not first <= key < stop:
         return 0.0
     return float(_weights(layer, head.head, (query, query + 1), (key, key + 1))[0, 0])
 
@@ -104,7 +122,7 @@ def _inside(position: int, layer: KeptLayer, what: str) -> None:
 @one_thread()
 @torch.inference_mode()
 def _weights(layer: KeptLayer, head: int, queries: tuple[int, int], keys: tuple[int, int]) -> Float[np.ndarray, "n m"]:
-    """exp(s_ij - L_i) of pairs that are all visible."""
+    """exp(s_ij - L_i); of a pair that is not visible, no weight of the head's."""
     q, k, lse = layer.queries(head, *queries), layer.keys(head, *keys), layer.lse(head, *queries)
     wide: list[Tensor] = [x.double() for x in (q, k, lse)]
     logits = scores(wide[0][None, None], wide[1][None, None], scale=layer.rule.scale, softcap=layer.rule.softcap)

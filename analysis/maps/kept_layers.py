@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,7 +32,8 @@ RECORDED = {"tokens", "ids", "texts", "spans", "layers", "sinks", "per_head"}
 class Rule:
     """What turns q, k and L into weights. window: keys that a query sees, itself included; None for all before it.
 
-    learned_sink: a trained logit per head takes a part of each row, and L counts it.
+    learned_sink: a trained logit per head takes a part of each row, and L counts it. both_ways: tokens, from one up to
+    another, that all see each other, as those of a picture do in Gemma 3.
     """
 
     layer: int
@@ -40,6 +41,26 @@ class Rule:
     window: int | None
     softcap: float | None
     learned_sink: bool
+    both_ways: tuple[int, int] | None = None
+
+    def keys_of(self, query: int) -> tuple[int, int]:
+        """The keys that a query sees, from one up to another."""
+        start, stop = 0 if self.window is None else max(0, query - self.window + 1), query + 1
+        first, end = self.both_ways or (0, 0)
+        return (min(start, first), max(stop, end)) if first <= query < end else (start, stop)
+
+    def queries_of(self, key: int, tokens: int) -> tuple[int, int]:
+        """The queries that see a key."""
+        start, stop = key, tokens if self.window is None else min(tokens, key + self.window)
+        first, end = self.both_ways or (0, 0)
+        return (min(start, first), max(stop, end)) if first <= key < end else (start, stop)
+
+    def sees(self, queries: tuple[int, int], keys: tuple[int, int]) -> Bool[Tensor, "n m"]:
+        """Which of these queries sees which of these keys."""
+        i, j = torch.arange(*queries)[:, None], torch.arange(*keys)
+        seen = j <= i if self.window is None else (j <= i) & (i - j < self.window)
+        first, end = self.both_ways or (0, 0)
+        return seen | ((first <= i) & (i < end) & (first <= j) & (j < end))
 
 
 @dataclass(frozen=True)
@@ -62,14 +83,6 @@ class KeptLayer:
 
     def lse(self, head: int, start: int, stop: int) -> Float[Tensor, " n"]:
         return self._slice("lse", head, start, stop)
-
-    def first_key(self, query: int) -> int:
-        """The first key that a query sees."""
-        return 0 if self.rule.window is None else max(0, query - self.rule.window + 1)
-
-    def last_query(self, key: int) -> int:
-        """The last query that sees a key."""
-        return self.tokens - 1 if self.rule.window is None else min(self.tokens - 1, key + self.rule.window - 1)
 
     def _slice(self, name: str, row: int, start: int, stop: int) -> Tensor:
         try:
@@ -105,7 +118,8 @@ def kept_layer(run: Run, layer: int) -> KeptLayer:
             facts = json.loads(kept.metadata()["headscope"])
             q, k, lse = (kept.get_slice(name).get_shape() for name in ("q", "k", "lse"))
         (heads, tokens, _), (kv_heads, *_) = q, k
-        rule = Rule(**facts["rule"])
+        both_ways = facts["rule"].get("both_ways")
+        rule = Rule(**{**facts["rule"], "both_ways": tuple(both_ways) if both_ways else None})
     except (OSError, SafetensorError, LookupError, TypeError, ValueError):
         raise _damaged(file) from None
     if lse != q[:2] or k[1:] != q[1:] or not kv_heads or heads % kv_heads:

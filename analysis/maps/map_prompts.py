@@ -20,10 +20,14 @@ class Text:
     tokens: what the prompt is cut to, the template's own included.
     """
 
-    prompt: str | None
-    file: Path | None
-    chat: bool
-    tokens: int | None
+    prompt: str | None = None
+    file: Path | None = None
+    chat: bool = False
+    tokens: int | None = None
+
+    @property
+    def own(self) -> bool:
+        return self.prompt is not None or self.file is not None
 
 
 def prompt_of(subject: Subject, asked: Text) -> Prompt:
@@ -31,9 +35,8 @@ def prompt_of(subject: Subject, asked: Text) -> Prompt:
 
     Raises HeadscopeError for a text that can't be read, a prompt beyond the model's window, and one without a map.
     """
-    own = asked.prompt is not None or asked.file is not None
-    most = asked.tokens or (None if own else TOKENS)
-    text = _own_text(asked) if own else haystack(HAYSTACK)[: CHARACTERS * (most or TOKENS)]
+    most = asked.tokens or (None if asked.own else TOKENS)
+    text = own_text(asked) if asked.own else haystack(HAYSTACK)[: CHARACTERS * (most or TOKENS)]
     if not text.strip():
         raise HeadscopeError("The prompt is empty: give it some text.")
     prompt = _as_message(subject, text, most) if asked.chat else _bare(subject, text, most)
@@ -44,14 +47,15 @@ def prompt_of(subject: Subject, asked: Text) -> Prompt:
         )
     if len(prompt) < 2:
         raise HeadscopeError("The prompt has fewer than two tokens, and so no map: give it more text.")
-    if not own and not asked.chat and len(prompt) < (most or TOKENS):
+    if not asked.own and not asked.chat and len(prompt) < (most or TOKENS):
         raise HeadscopeError(
             f"The text that ships has fewer than {most} tokens of {subject.name}: give your own with --file."
         )
     return prompt
 
 
-def _own_text(asked: Text) -> str:
+def own_text(asked: Text) -> str:
+    """What was given. Raises HeadscopeError for a file that can't be read, and for a text beside one."""
     if asked.prompt is not None and asked.file is not None:
         raise HeadscopeError("Both --prompt and --file are given: choose one.")
     if asked.file is None:

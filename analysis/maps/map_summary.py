@@ -1,4 +1,6 @@
-"""What a map run says of its one prompt: sinks, a few numbers per head, means per layer."""
+"""What a map run says of its one prompt: its picture and the answer to it where there are any, sinks, a few numbers
+per head, means per layer.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,4 +37,9 @@ def summarise(record: dict[str, Any]) -> dict[str, Any]:
     means = {name: [float(np.mean(row)) for row in values] for name, values in record["per_head"].items()}
     kept = ("tokens", "layers", "kept_as", "sinks")
     heads = sum(map(len, record["per_head"]["entropy"]))
-    return {"n_cases": 1, "heads": heads, **{name: record[name] for name in kept}, "layer_means": rounded(means)}
+    found = {"n_cases": 1, "heads": heads, **{name: record[name] for name in kept}, "layer_means": rounded(means)}
+    if "picture" in record:
+        found["picture"] = record["picture"]["name"]
+    if said := record["spans"].get("generated"):
+        found["answer"] = "".join(text for start, stop in said for text in record["texts"][start:stop])
+    return found

@@ -16,6 +16,10 @@ def show(run: Run) -> None:
         f"{summary['tokens']} tokens; q, k and L of {summary['heads']} heads in {len(summary['layers'])} layers kept "
         f"as {summary['kept_as']}."
     )
+    if "picture" in summary:
+        console.print(f"Picture: {escape(summary['picture'])}")
+    if "answer" in summary:
+        console.print(f"The model's answer, read as well: {escape(summary['answer'].strip())}")
     parked = ", ".join(f"{sink['position']} {escape(repr(sink['token']))}" for sink in summary["sinks"][:10])
     console.print(f"Keys on which the kept heads park their attention: {parked or 'none'}")
     means = summary["layer_means"]

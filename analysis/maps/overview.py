@@ -13,8 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 from xarray import DataArray
 
 from analysis.maps.kept_layers import ARRAYS, keep, record_of
@@ -48,24 +47,28 @@ def keep_overviews(file: Path, levels: Mapping[Pooling, NDArray[np.uint8]], laye
     keep(file, {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in levels.items()}, facts)
 
 
-def overview_bytes(run: Run, pooling: Pooling = "mean") -> DataArray:
+def overview_bytes(run: Run, pooling: Pooling = "mean", *, layer: int | None = None) -> DataArray:
     """Every kept head's map as bytes (layer, head, query, key) with the first token of each cell; a few MB at most.
 
-    attrs: the weights that bytes 1 and 255 stand for. Raises HeadscopeError where the run has none.
+    layer: only this one is read. attrs: the weights that bytes 1 and 255 stand for. Raises HeadscopeError where the run
+    has none.
     """
     if pooling not in POOLINGS:
         raise HeadscopeError(f"There is no pooling {pooling!r}: choose {' or '.join(POOLINGS)}.")
+    case = record_of(run)
+    layers = [each for each in case["layers"] if layer in (None, each)]
+    first = case["layers"].index(layers[0]) if layers else 0
     file = run.path / ARRAYS / "overview.safetensors"
     try:
-        levels = load_file(file)[pooling]
-    except (OSError, SafetensorError, KeyError):
+        with safe_open(file, "np") as kept:
+            levels = kept.get_slice(pooling)[first : first + len(layers)]
+    except (OSError, SafetensorError):
         raise HeadscopeError(f"{file} is missing or damaged: delete the run's folder and run again.") from None
-    case = record_of(run)
     tall, _ = whole(case["tokens"]).sizes()
     starts = list(range(0, case["tokens"], tall))
-    if levels.ndim != 4 or levels.shape[0] != len(case["layers"]) or levels.shape[2:] != (len(starts), len(starts)):
+    if levels.ndim != 4 or levels.shape[0] != len(layers) or levels.shape[2:] != (len(starts), len(starts)):
         raise HeadscopeError(f"{file} does not belong to this run's prompt: delete the run's folder and run again.")
-    coords = {"layer": case["layers"], "head": range(levels.shape[1]), "query": starts, "key": starts}
+    coords = {"layer": layers, "head": range(levels.shape[1]), "query": starts, "key": starts}
     return DataArray(
         levels, dims=("layer", "head", "query", "key"), coords=coords,
         attrs={"pooling": pooling, "lowest": LOWEST, "highest": 1.0, "unit": "share of attention, log scale"},
@@ -74,7 +77,7 @@ def overview_bytes(run: Run, pooling: Pooling = "mean") -> DataArray:
 
 def overview(run: Run, head: Head, pooling: Pooling = "mean") -> DataArray:
     """One head's whole map as weights (query, key), to 3.3 %. Raises HeadscopeError where the head isn't kept."""
-    levels = overview_bytes(run, pooling)
+    levels = overview_bytes(run, pooling, layer=head.layer)
     if head.stack or head.layer not in levels["layer"] or head.head not in levels["head"]:
         raise HeadscopeError(f"The run {run.id} keeps no map of {head}.")
     one = levels.sel(layer=head.layer, head=head.head)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from xarray import DataArray
 
-from analysis.maps.kept_layers import KeptLayer, kept_layer
+from analysis.maps.kept_layers import KeptLayer, Rule, kept_layer
 from analysis.maps.one_thread import one_thread
 from analysis.maps.overview import POOLINGS, Pooling
 from analysis.maps.stored_tiles import store, stored, stored_file
@@ -100,10 +100,19 @@ def _computed(
     shown[0, [key - first_key for key in hidden]] = False
     name, rule = f"tile_{pooling}", layer.rule
     found = statistics(
-        q, k, scale=rule.scale, window=rule.window, softcap=rule.softcap, lse=lse, wanted=[name],
+        q, k, scale=rule.scale, softcap=rule.softcap, lse=lse, wanted=[name],
         padding=shown if hidden else None, tile=Tile((0, rows), (0, columns), window.cells),
+        **visibility(rule, (first_query, end), (first_key, end)),
     )  # fmt: skip
     return np.asarray(found[name][0, 0].clamp_max(1.0))
+
+
+def visibility(rule: Rule, queries: tuple[int, int], keys: tuple[int, int]) -> dict[str, Any]:
+    """What the kernels are told of who sees whom: order and window, or every pair where tokens see each other."""
+    first, end = rule.both_ways or (0, 0)
+    if queries[0] >= end or keys[1] <= first:
+        return {"window": rule.window}
+    return {"causal": False, "mask": rule.sees(queries, keys)[None, None]}
 
 
 def _checked(asked: tuple[int, int] | None, tokens: int, what: str) -> tuple[int, int]:

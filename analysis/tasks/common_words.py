@@ -60,6 +60,10 @@ class CommonWords:
                 "times can't be told apart: take at least 1 word, said more often than the others."
             )
 
+    @property
+    def spans(self) -> tuple[str, ...]:
+        return "common", "question"
+
     def examples(self, subject: Subject, *, count: int, seed: int) -> list[CommonWordsExample]:
         check_count(count, task=self.name)
         return [

@@ -45,6 +45,10 @@ class Copying:
         if self.length < 2:
             raise HeadscopeError(f"length: a copy of {self.length} tokens is too short; choose at least 2.")
 
+    @property
+    def spans(self) -> tuple[str, ...]:
+        return "first", "second"
+
     def examples(self, subject: Subject, *, count: int, seed: int) -> list[CopyingExample]:
         """Distinct tokens, so that each has one place to be copied from."""
         check_count(count, task=self.name)

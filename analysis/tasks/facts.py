@@ -51,6 +51,10 @@ class Facts:
     bounded: ClassVar[bool] = True
     teacher_forced: ClassVar[bool] = False
 
+    @property
+    def spans(self) -> tuple[str, ...]:
+        return ("question",)
+
     def examples(self, subject: Subject, *, count: int, seed: int) -> list[FactExample]:
         every = questions()
         check_count(count, len(every), task=self.name)

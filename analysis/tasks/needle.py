@@ -47,6 +47,10 @@ class Needle:
         if not self.lengths or not self.depths:
             raise HeadscopeError("lengths, depths: a needle needs at least one of each.")
 
+    @property
+    def spans(self) -> tuple[str, ...]:
+        return "needle", "answer", "question"
+
     def examples(self, subject: Subject, *, count: int, seed: int) -> list[NeedleExample]:
         """Needles take turns; length, depth and place in the text are drawn, each cell once before any comes twice."""
         check_count(count, task=self.name)
@@ -137,6 +141,10 @@ class MultiNeedle:
         most = len(FORMS[self.role].owners)
         if not 2 <= self.facts <= most:
             raise HeadscopeError(f"facts: {self.name} hides 2 to {most} facts, not {self.facts}.")
+
+    @property
+    def spans(self) -> tuple[str, ...]:
+        return "needle", *(f"needle:{i}" for i in range(self.facts)), "answer", "question"
 
     def examples(self, subject: Subject, *, count: int, seed: int) -> list[MultiNeedleExample]:
         check_count(count, task=self.name)

@@ -53,6 +53,10 @@ class Perplexity:
         if not self.texts or len(set(self.texts)) < len(self.texts):
             raise HeadscopeError("texts: perplexity needs at least one text, and none twice.")
 
+    @property
+    def spans(self) -> tuple[str, ...]:
+        return ()
+
     def examples(self, subject: Subject, *, count: int, seed: int) -> list[PerplexityExample]:
         """Each text's windows begin at a word of its first half that `seed` draws.
 

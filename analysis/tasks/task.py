@@ -58,6 +58,11 @@ class Task(Protocol):
     bounded: ClassVar[bool]
     teacher_forced: ClassVar[bool]
 
+    @property
+    def spans(self) -> tuple[str, ...]:
+        """The spans that each of its prompts has."""
+        ...
+
     def examples(self, subject: Subject, *, count: int, seed: int) -> Sequence[Example]:
         """`count` examples drawn from `seed`; a larger count begins with the same ones."""
         ...

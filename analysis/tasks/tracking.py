@@ -69,6 +69,10 @@ class Tracking:
                 "take at least 1 of each, and chains x (hops + 1) within the names."
             )
 
+    @property
+    def spans(self) -> tuple[str, ...]:
+        return ("chain", "question") if self.chains == 1 else ("chain", "other", "question")
+
     def examples(self, subject: Subject, *, count: int, seed: int) -> list[TrackingExample]:
         check_count(count, task=self.name)
         found = []

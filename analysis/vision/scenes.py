@@ -11,6 +11,7 @@ Sizes are in pixels of the drawn image, SIDE on each side.
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ FOLLOWED = 0.9  # probability that a partner is drawn too
 STRAY = 0.06  # probability that the next object is any object
 KINDS = ("themed", "counter", "unseen", "random")
 SETS = ("themed-clear", "themed-hard", "counter-clear", "counter-hard", "unseen-clear")
+FIRST_SCENE = "themed-clear-judge-0"
 PARTS = {"judge": 0, "dev": 1, "train": 2}
 
 
@@ -148,18 +150,27 @@ def vocabulary() -> Vocabulary:
 
 def scenes(which: str, *, count: int, part: str = "judge") -> list[Scene]:
     """The first `count` scenes of a set. Raises HeadscopeError for a set or a part there is not."""
+    if count < 1:
+        raise HeadscopeError(f"A set needs at least one scene, not {count}.")
+    return [_of_set(which, part, index) for index in range(count)]
+
+
+def scene_called(name: str) -> Scene:
+    """The scene of an id. Raises HeadscopeError where it is none."""
+    found = re.fullmatch(r"(\w+-\w+)-([a-z]+)-(\d{1,7})", name, re.ASCII)
+    if found is None:
+        raise HeadscopeError(f"A scene is called by set, part and number, such as {FIRST_SCENE}, and not {name!r}.")
+    return _of_set(found[1], found[2], int(found[3]))
+
+
+def _of_set(which: str, part: str, index: int) -> Scene:
     kind, _, quality = which.partition("-")
     if kind not in KINDS or quality not in QUALITIES:
         raise HeadscopeError(f"There is no set of scenes {which!r}: choose {', '.join(SETS)}.")
     if part not in PARTS:
         raise HeadscopeError(f"{part!r} is no part of a set: choose {', '.join(PARTS)}.")
-    if count < 1:
-        raise HeadscopeError(f"A set needs at least one scene, not {count}.")
-    made = []
-    for index in range(count):
-        draw = np.random.default_rng([PARTS[part], KINDS.index(kind), list(QUALITIES).index(quality), index])
-        made.append(scene(draw, kind, quality, id=f"{which}-{part}-{index}"))
-    return made
+    draw = np.random.default_rng([PARTS[part], KINDS.index(kind), list(QUALITIES).index(quality), index])
+    return scene(draw, kind, quality, id=f"{which}-{part}-{index}")
 
 
 def scene(draw: np.random.Generator, kind: str, quality: str, *, id: str = "") -> Scene:

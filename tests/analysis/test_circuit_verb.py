@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.circuit import WORDS
 from analysis.circuits import copying
 from analysis.cli import main
 from analysis.runs import list_runs
@@ -42,6 +43,27 @@ def test_a_run_holds_the_copying_scores_the_circuits_and_the_pairs(
     run(*asked, "--resume", "last")
     assert "looks for from" in capsys.readouterr().out
     assert len(list_runs(tmp_path)[0]) == 1
+
+
+def test_every_head_is_said_to_write_and_whom_it_reads_and_who_reads_it(
+    tmp_path: Path, tiny_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--model", str(tiny_folder(layers=3)), "--text", " Paris", "--out", str(tmp_path), "--json")
+    summary = json.loads(capsys.readouterr().out)["summary"]
+    everyone = {row["head"]: row for row in summary["every_head"]}
+    assert len(everyone) == 3 * 4
+    for row in summary["heads"]:
+        assert everyone[row["head"]]["writes"][0] == row["writes"][0][:WORDS]
+    assert everyone["L0H0"]["reads"] == everyone["L2H0"]["read_by"] == {}
+    [made] = list_runs(tmp_path)[0]
+    most = made.heads().set_index(["metric", "layer", "head"])["value"]
+    for layer in (1, 2):
+        for head in range(4):
+            for kind, found in everyone[f"L{layer}H{head}"]["reads"].items():
+                assert found["score"] == pytest.approx(most[f"composition_{kind}", layer, head], abs=1e-5)
+    best = summary["composition"]["K"][0]
+    assert everyone[best["reader"]]["reads"]["K"]["head"] == best["writer"]
+    assert everyone[best["writer"]]["read_by"]["K"]["head"] == best["reader"]
 
 
 @pytest.mark.parametrize(

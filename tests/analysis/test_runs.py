@@ -202,6 +202,21 @@ def test_a_manifest_that_can_not_be_read_is_one_sentence(tmp_path: Path, manifes
     assert says in sentence(lambda: find_run(EARLY, tmp_path))
 
 
+def test_a_manifest_is_read_once_and_again_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "run" / "manifest.json"
+    file.parent.mkdir()
+    facts = {"format": FORMAT, "command": "x", "request_hash": "y", "state": "running", "seconds": 1}
+    write_json(file, facts)
+    assert Run(file.parent).manifest["seconds"] == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", None)
+        manifest = Run(file.parent).manifest
+    manifest["seconds"] = 99  # the reader's own
+    for seconds in (2, 3, 4):  # whatever file the system gives an old one's number
+        write_json(file, facts | {"seconds": seconds})
+        assert Run(file.parent).manifest["seconds"] == seconds
+
+
 def test_a_folder_without_manifest_is_no_run(tmp_path: Path) -> None:
     assert "no manifest.json" in sentence(lambda: Run(tmp_path).manifest)
 

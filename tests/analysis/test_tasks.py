@@ -350,6 +350,7 @@ def test_every_task_compiles_its_conditions_for_its_own_prompt_and_writes_a_line
     assert (line["conditions"]["silenced"] == line["conditions"]["baseline"]) == (name == "copying")
     assert len(seen) == 1
     assert len(seen[0]) <= 192
+    assert set(small.spans) == set(seen[0].spans)
     for result in line["conditions"].values():
         assert math.isfinite(result["value"])
         assert not small.bounded or 0 <= result["value"] <= 1

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from probes.errors import HeadscopeError
 from probes.image_prompt import ImagePrompt, continued, image_prompt, without_image
+from probes.patch_grid import SEPARATOR, patch_names
 from probes.subject import Subject, load
 from tests.probes.families import FAMILIES, PATCH, SIDE, TEMPLATES, folder_of
 
@@ -135,17 +137,38 @@ def test_spans_part_the_prompt_at_the_picture(loaded: Loaded, family: str) -> No
     assert (prompt.ids == subject.tokenizer.bos_token_id).sum() <= 1
 
 
-def test_one_grid_is_named_and_tiles_are_none(loaded: Loaded) -> None:
-    grids = {
-        family: image_prompt(loaded(family), Image.new("RGB", (320, 192)), QUESTION).grid
-        for family in FAMILIES
-    }  # fmt: skip
-    assert grids["llava"] == (4, 4)
-    assert grids["gemma3"] == (2, 2)
-    assert grids["llava_next"] is None
-    assert grids["smolvlm"] is None
-    rows, columns = grids["qwen2_5_vl"] or (0, 0)
-    assert columns > rows > 1
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_patches_of_a_grid_lie_side_by_side_and_all_that_show_something_are_in_one(
+    loaded: Loaded, family: str, size: tuple[int, int]
+) -> None:
+    prompt = image_prompt(loaded(family), Image.new("RGB", size), QUESTION)
+    inside = [token for grid in prompt.grids for token in grid.tokens()]
+    assert len(set(inside)) == len(inside)
+    assert set(torch.nonzero(~prompt.patches.isnan().any(-1))[:, 0].tolist()) <= set(inside)
+    for grid in prompt.grids:
+        parts = prompt.patches[grid.tokens()].view(grid.rows, grid.columns, 4)
+        for before, after, axis in ((parts[:, :-1], parts[:, 1:], 0), (parts[:-1], parts[1:], 1)):
+            there = ~(before.isnan() | after.isnan()).any(-1)
+            torch.testing.assert_close(before[there][:, axis + 2], after[there][:, axis])  # edge on edge
+            other = [1 - axis, 3 - axis]
+            torch.testing.assert_close(before[there][:, other], after[there][:, other])  # same row or column
+
+
+def test_image_tokens_are_called_by_grid_row_and_column(loaded: Loaded) -> None:
+    named = {}
+    for family in FAMILIES:
+        prompt = image_prompt(loaded(family), Image.new("RGB", (320, 192)), QUESTION)
+        named[family] = patch_names(prompt.grids, len(prompt.patches))
+        assert (np.array(named[family]) == SEPARATOR).sum() == (prompt.patches.isnan().any(-1)).sum()
+    assert named["llava"][:5] == [*(f"[patch r0c{column}]" for column in range(4)), "[patch r1c0]"]
+    assert named["gemma3"] == ["[patch r0c0]", "[patch r0c1]", "[patch r1c0]", "[patch r1c1]"]
+    assert named["llava_next"][0] == "[whole, patch r0c0]"
+    assert named["llava_next"][16] == "[close, patch r0c0]"
+    assert named["llava_next"][-1] == SEPARATOR  # a newline after each row
+    assert named["smolvlm"][0] == "[tile r0c0, patch r0c0]"
+    assert named["smolvlm"][4] == "[tile r0c1, patch r0c0]"
+    assert named["smolvlm"][-1] == "[whole, patch r1c1]"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,7 +1,9 @@
 """A running dashboard and a browser, for every test that clicks."""
 
 import os
+import runpy
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from analysis.cli import main
 from analysis.runs import list_runs
+from views.pages import pages
 from views.served import free_port, served, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +42,36 @@ def started() -> Callable[[Any, str], None]:
 def port() -> int:
     """One that nothing listens on."""
     return free_port()
+
+
+@pytest.fixture(scope="session")
+def every_run(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[..., Path]) -> Path:
+    """A folder with the runs of every file named example_*.py, and one of headscope sinks on a tiny model."""
+    folder = tmp_path_factory.mktemp("every")
+    with pytest.MonkeyPatch.context() as patch:
+        for file in sorted(Path(__file__).parent.glob("example_*.py")):
+            patch.setattr(sys, "argv", [str(file), str(folder)])
+            runpy.run_path(str(file), run_name="__main__")
+    asked = ["--count", "2", "--lengths", "64", "--out", str(folder), "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(["sinks", "--model", str(tiny_folder()), *asked])
+    assert not ended.value.code
+    return folder
+
+
+@pytest.fixture(scope="session")
+def visits() -> Callable[[Path], list[tuple[str, str]]]:
+    """Page and run for every page, once for each command whose runs it opens; those that take any run, for one."""
+
+    def of(folder: Path) -> list[tuple[str, str]]:
+        ids = {run.manifest["command"]: run.id for run in list_runs(folder)[0]}
+        opened = {
+            name: page.opens or ("retrieval", *(("heads", "rhythm") if name == "head" else ()))
+            for name, page in pages().items()
+        }
+        return [(name, ids[command]) for name, commands in opened.items() for command in commands if command in ids]
+
+    return of
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from analysis.maps.exact import layer_heads, row, weight
+from analysis.maps.exact import column, layer_heads, row, sinks_of, strongest, weight
+from analysis.maps.strongest_pairs import strongest_pairs
+from analysis.maps.windows import Window
 from analysis.runs import OpenRun, list_runs
 from probes.heads import Head
 
@@ -92,6 +94,64 @@ def test_a_pair_can_be_zoomed_in_on(opened: Callable[..., AppTest]) -> None:
     assert window_of(app) == ("30-60", "0-30")
 
 
+def test_a_link_without_a_pair_opens_at_the_strongest_one_past_the_sinks_and_leaves_the_address_free(
+    runs: Path, opened: Callable[..., AppTest]
+) -> None:
+    [run] = list_runs(runs)[0]
+    for head, address in ((Head(1, 2), {}), (Head(0, 3), {"queries": "20-40", "keys": "5-30"})):
+        app = opened("map", "map", head=str(head), **address)
+        window = Window(EXAMPLE.TOKENS, *((20, 40), (5, 30)) if address else ((0, 60), (0, 60)))
+        [best] = strongest_pairs(run, head, window, leave_out=sinks_of(run), top=1)
+        assert f"(query {best.query}) gives" in said(app)
+        assert f"(key {best.key}) **{best.weight:.6f}**" in said(app)
+        assert not {"query", "key"} & set(app.query_params)
+
+
+def test_half_a_pair_is_completed_by_where_the_head_looks_hardest_from_there(
+    runs: Path, opened: Callable[..., AppTest]
+) -> None:
+    [run] = list_runs(runs)[0]
+    seen = column(run, [Head(1, 2)], 7).values
+    assert f"(query {seen.argmax()}) gives" in said(opened("map", "map", head="L1H2", key="7"))
+    looks = strongest(run, row(run, [Head(1, 2)], 40), leave_out=sinks_of(run))
+    assert f"(key {looks['position'].iloc[0]})" in said(opened("map", "map", head="L1H2", query="40"))
+
+
+def test_a_chosen_pair_stays_from_head_to_head_until_it_is_let_go(opened: Callable[..., AppTest]) -> None:
+    app = opened("map", "map", head="L1H2")
+    app.number_input(key="map-query").set_value(41).run()
+    assert app.query_params["query"] in ("41", ["41"])
+    pair = app.query_params["key"]
+    press(app, "Next →")
+    assert app.query_params["key"] == pair
+    assert "(query 41) gives" in said(app)
+    press(app, "Strongest")
+    assert not {"query", "key"} & set(app.query_params)
+
+
+def test_a_thumbnail_of_each_head_of_the_layer_stands_above_the_map_and_chooses_it(
+    opened: Callable[..., AppTest],
+) -> None:
+    app = opened("map", "map", head="L1H2")
+    strip = {
+        str(button.key).removeprefix("thumbnail-"): button for button in app.button if "thumbnail" in str(button.key)
+    }
+    assert list(strip) == ["L1H0", "L1H1", "L1H2", "L1H3"]
+    assert [name for name, button in strip.items() if button.disabled] == ["L1H2"]
+    assert all(name in button.label for name, button in strip.items())
+    assert sum(len(button.label) for button in strip.values()) < 60_000
+    strip["L1H0"].click().run()
+    assert app.query_params["head"] in ("L1H0", ["L1H0"])
+
+
+def test_the_head_and_a_chosen_set_can_be_changed_from_the_map(opened: Callable[..., AppTest]) -> None:
+    app = opened("map", "map", head="L1H2")
+    assert "Attention is not causal influence" in said(app)
+    assert [button.label for button in app.button if "Change" in button.label] == ["Change this head"]
+    app = opened("map", "map", head="L1H2", whose="set", heads="L0H0,L1H3")
+    assert "Change these 2 heads" in [button.label for button in app.button]
+
+
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
@@ -144,6 +204,7 @@ def test_a_part_can_be_clicked_and_a_zoomed_views_address_restores_it(
     runs: Path, dashboard: Callable[[Path], AbstractContextManager[str]], browser: Any
 ) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    context.set_default_timeout(60_000)  # the server has just started
     page = context.new_page()
     with dashboard(runs) as address:
         page.goto(f"{address}/map?head=L1H3&sinks=out")
@@ -159,6 +220,7 @@ def test_a_part_can_be_clicked_and_a_zoomed_views_address_restores_it(
         again.goto(page.url)
         again.get_by_text("(query 30) gives").wait_for()
         assert again.get_by_text("(query 30) gives").inner_text() == sentence
+        again.get_by_role("button", name="Window", exact=True).click()
         for side in ("Queries", "Keys"):
             again.wait_for_function(FIELD_HOLDS, arg=[side, "15-45"])  # fields are drawn before they are filled
         again.wait_for_url(page.url)

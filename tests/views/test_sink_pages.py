@@ -3,6 +3,7 @@
 A run of sinks is made on a tiny model; those of heads and pairs are summed up from invented evidence.
 """
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -10,53 +11,23 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from analysis import pairs, roles
 from analysis.cli import main
-from analysis.retrieval import head_frame
-from analysis.runs import OpenRun, list_runs
-
-LAYERS, HEADS, CASES = 3, 4, 8
-MODEL = {"name": "invented", "dtype": "float32", "device": "cpu", "layers": LAYERS, "heads": HEADS}
+from analysis.runs import list_runs
 
 
-def evidence() -> dict[str, np.ndarray]:
-    """Every head sinks but those of layer 0; L1H2 also retrieves."""
-    draw = np.random.default_rng(0)
-    found = {role.metric: draw.uniform(0, 0.05, (CASES, LAYERS, HEADS)) for role in roles.ROLES}
-    found["write"] += 1.0
-    found["sink_rate"][:, 1:] = 1.0
-    found["retrieval_score"][:, 1, 2] = 0.9
-    return found
+def _load_examples() -> Any:
+    spec = importlib.util.spec_from_file_location("example_sinks", Path(__file__).with_name("example_sinks.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def write_heads(folder: Path) -> None:
-    found = evidence()
-    present = found["sink_rate"][1::2] * 0.4
-    absent = roles.needle_absent(present, present + 0.1, found["retrieval_score"].mean(0) > 0.1, seed=0)
-    summary = {
-        "n_cases": 3 * CASES, "counts": {"natural": CASES, "repeated": CASES, "needle": CASES, "answered": CASES},
-        "confidence": 0.95, "correction": "intervals are over prompts", "n_heads": LAYERS * HEADS,
-        "retrieval_from": None, **roles.summarise(found, seed=0), "needle_absent": absent,
-    }  # fmt: skip
-    with OpenRun.start(folder, "heads", {"made": "by hand"}) as run:
-        run.note(model=MODEL, total_cases=0)
-        run.finish(heads=head_frame(found, seed=0), summary=summary)
-
-
-def write_pairs(folder: Path) -> None:
-    draw = np.random.default_rng(0)
-    records = [
-        {"case": f"pair-{rule.replace('_', '-')}", "rule": rule, "parameters": 1000, "tokens": 512,
-         "each": {name: draw.uniform(1, 2, 5).tolist() for name in pairs.MEASURES}}
-        for rule in ("softmax", "headwise_gate")
-    ]  # fmt: skip
-    with OpenRun.start(folder, "pairs", {"made": "by hand"}) as run:
-        run.note(model=MODEL, total_cases=0)
-        run.finish(heads=None, summary=pairs.summarise(records, seed=0))
+examples = _load_examples()
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +37,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[..., Pa
     with pytest.raises(SystemExit) as ended:
         main(["sinks", "--model", str(tiny_folder()), *asked])
     assert not ended.value.code
-    write_heads(folder)
-    write_pairs(folder)
+    examples.write_heads(folder)
+    examples.write_pairs(folder)
     return folder
 
 
@@ -89,7 +60,7 @@ def test_the_roles_page_counts_roles_overlaps_and_what_is_left(opened: Callable[
     app = opened("roles", "heads")
     assert "12 of 12 heads" in said(app)
     assert "4 heads have no confirmed role" in said(app)
-    assert f"{CASES} with a needle ({CASES} answered)" in said(app)
+    assert f"{examples.CASES} with a needle ({examples.CASES} answered)" in said(app)
     assert "When the needle is not there" in said(app)
 
 
@@ -97,6 +68,7 @@ def test_a_link_to_a_role_shows_its_heads_alone(opened: Callable[..., AppTest]) 
     app = opened("roles", "heads", role="retrieval")
     assert "1 of 12 heads: retrieval" in said(app)
     assert app.dataframe[0].value["name"].tolist() == ["L1H2"]
+    assert any(button.label == "Change L1H2" for button in app.button)
 
 
 def test_the_pairs_page_puts_the_models_side_by_side_and_holds_the_rules_in_the_link(

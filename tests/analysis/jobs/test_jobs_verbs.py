@@ -41,6 +41,17 @@ def test_a_line_is_queued_listed_cancelled_and_run(out: Path, typed: Typed) -> N
     assert "cancelled" in shown
 
 
+def test_load_says_what_a_model_is_and_what_it_takes(typed: Typed, tiny_folder: Callable[..., Path]) -> None:
+    words = " ".join(typed("load", str(tiny_folder()), "--device", "cpu")[0].split())
+    assert "2 layers of 4 query heads over 2 KV heads of size 8, a window of 512 tokens." in words
+    assert "is let go" in words
+    facts = json.loads(typed("load", str(tiny_folder()), "--device", "cpu", "--dtype", "bfloat16", "--json")[0])
+    assert facts["dtype"] == "bfloat16"
+    weights = tiny_folder() / "model.safetensors"
+    assert facts["bytes"] == pytest.approx(weights.stat().st_size / 2, rel=0.05)  # the file is in float32
+    assert "no model" in typed("load", "no-such", code=1)[1]
+
+
 def test_refusals_are_one_sentence(out: Path, typed: Typed) -> None:
     for arguments in (("submit", "--out", str(out), "fly"), ("jobs", "cancel", "x", "--out", str(out))):
         _, said = typed(*arguments, code=1)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from analysis import cli, retrieval, study
-from analysis.jobs import running
+from analysis.jobs import folder, running, serving, worker
 from analysis.jobs.folder import cancel, submit
 from analysis.jobs.job import Facts, Job, write_facts
 from analysis.jobs.lock import held, hold, jobs_folder
@@ -116,6 +116,47 @@ def test_a_model_is_read_again_when_its_files_changed_or_somebody_let_it_go(
         assert not (jobs_folder(out) / "unload").exists()
         slot.load(choice)
         assert len(loads) == 3
+
+
+def test_a_model_loaded_by_a_job_is_there_for_the_next_one(
+    out: Path, line: Line, served: Served, loads: list[str]
+) -> None:
+    model = line(1)[2]
+    first, second = submit(["load", model, "--device", "cpu"], out), submit(line(1), out)
+    served()
+    assert (first.state, second.state) == ("done", "done")
+    assert loads == ["float32"]
+    assert any("stays in memory" in words for words in first.last_words())
+    assert first.facts.run is None
+
+
+def test_a_worker_is_started_after_one_that_died_and_not_after_one_that_was_stopped(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(serving, "ensure_worker", lambda out: started.append(out) is None)
+    job = submit(["models"], out)
+    assert not serving.replace_dead_worker(out)
+    write_facts(job.path, Facts(state="interrupted"))
+    assert not serving.replace_dead_worker(out)
+    write_facts(job.path, Facts(state="running"))
+    assert serving.replace_dead_worker(out)
+    assert started == [out]
+
+
+def test_what_a_killed_worker_left_is_told_apart_before_the_next_one_can_work(
+    out: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(["models"], out)
+    write_facts(job.path, Facts(state="running", attempts=1))
+    (jobs_folder(out) / "slot.json").write_text(
+        '{"model": "gone", "device": "cpu", "dtype": "float32", "bytes": 1, "since": 0}'
+    )
+    seen: list[Any] = []
+    monkeypatch.setattr(worker, "work", lambda *place, idle: seen.append((job.state, in_memory(jobs_folder(out)))))
+    monkeypatch.setattr(serving, "jobs", lambda out: ([], []) if seen else folder.jobs(out))
+    served()
+    assert seen == [("interrupted", None)]
 
 
 def test_a_refusal_is_the_jobs_sentence_and_the_next_job_runs(out: Path, line: Line, served: Served) -> None:

@@ -13,15 +13,16 @@ import torch
 from analysis.cli import main
 from analysis.maps import map_run
 from analysis.maps.exact import row
-from analysis.maps.kept_layers import kept_layer, kept_layers
+from analysis.maps.kept_layers import Rule, kept_layer, kept_layers
 from analysis.maps.map_prompts import Text, prompt_of
-from analysis.maps.map_reader import MapReader, in_half, masks_only_by
+from analysis.maps.map_reader import MapReader, both_ways_in, in_half, masks_only_by
 from analysis.maps.map_sizes import kept_bytes, layers_of
 from analysis.maps.map_summary import ranges
 from analysis.runs import list_runs
 from kernels.attention import visible_pairs
 from probes.errors import HeadscopeError
 from probes.heads import Head
+from probes.prompt import Prompt
 
 TEXT = "The cat sat on the mat, and the dog lay by the fire all day long; then it rained, and the cat came in."
 
@@ -171,17 +172,26 @@ def test_layers_are_all_or_numbers_that_exist(tiny):
             layers_of(wrong, anatomy)
 
 
-def test_a_mask_that_says_more_than_order_and_window_is_noticed():
+def test_a_mask_that_says_more_than_order_window_and_one_picture_is_noticed():
+    def says(mask, window):
+        return masks_only_by(mask, Rule(0, 1.0, window, None, False, both_ways_in(mask)))
+
     plain = visible_pairs(20, 20, window=6)[None, None]
-    assert masks_only_by(plain, 6)
-    assert not masks_only_by(plain, None)
-    both_ways = plain.clone()
-    both_ways[..., 2, 4] = True  # such as the picture's tokens in some models
-    assert not masks_only_by(both_ways, 6)
+    assert says(plain, 6)
+    assert not says(plain, None)
+    one_pair = plain.clone()
+    one_pair[..., 2, 4] = True
+    assert not says(one_pair, 6)
+    picture = plain.clone()
+    picture[..., 2:10, 2:10] = True  # its tokens see each other, as in Gemma 3
+    assert both_ways_in(picture) == (2, 10)
+    assert says(picture, 6)
+    picture[..., 12:14, 12:14] = True
+    assert not says(picture, 6)
     added = torch.zeros(1, 1, 20, 20).masked_fill(~plain, float("-inf"))
-    assert masks_only_by(added, 6)
+    assert says(added, 6)
     added[..., 5, 5] = -0.5  # a slope by distance
-    assert not masks_only_by(added, 6)
+    assert not says(added, 6)
 
 
 def test_a_rule_that_is_no_softmax_is_refused(capsys, tmp_path):
@@ -206,7 +216,7 @@ def test_spans_are_kept_as_stretches(tiny, keep):
 
 def test_queries_beyond_the_window_do_not_count_as_seeing_a_key(tiny, tmp_path):
     reader = MapReader([0, 1], tmp_path)
-    map_run.read_through(tiny("mistral"), torch.arange(3, 23), reader)
+    map_run.read_through(tiny("mistral"), Prompt(torch.arange(3, 23), "", ((0, 0),) * 20, {}), reader)
     found, seen = reader.found(), visible_pairs(20, 20, window=6).sum(0).tolist()
     assert found["seen_by"].values.tolist() == [seen, seen]
     mean = found["received_sum"].values / np.array(seen)

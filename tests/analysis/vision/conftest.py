@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from probes.image_prompt import ImagePrompt
+from probes.patch_grid import filled
 from probes.subject import Subject
 
 GRID = 4  # the tiny tower sees 16 x 16 pixels in patches of 4
@@ -31,7 +32,7 @@ def picture_prompt() -> Callable[[Subject, int, int], ImagePrompt]:
             spans={name: tuple(positions) for name, positions in spans.items()},
             inputs={"pixel_values": torch.randn(1, 3, 16, 16)},
             patches=torch.tensor(patches, dtype=torch.float32),
-            grid=(GRID, GRID),
+            grids=(filled("", 0, GRID, GRID),),
         )
 
     return prompt

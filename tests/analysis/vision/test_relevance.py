@@ -78,7 +78,7 @@ def test_soft_caps_learned_sinks_and_windows_are_in_the_gradients(
 ) -> None:
     subject = tiny(family)
     ids = some_tokens(12)[0]
-    prompt = ImagePrompt(ids, "", ((0, 0),) * 12, {}, inputs={}, patches=torch.zeros(0, 4), grid=None)
+    prompt = ImagePrompt(ids, "", ((0, 0),) * 12, {}, inputs={}, patches=torch.zeros(0, 4), grids=())
     found = explain(subject, prompt, rows=[10, 11], tokens=[40, 41])
     maps, gradients = eager_maps(subject, own_attention, prompt, 11, 41)
     own = (maps * gradients)[:, :, 11]
