@@ -47,4 +47,4 @@ if __name__ == "__main__":
 else:  # the server imports this file once, before there is a reader
     from views import front
 
-    server = st.App(__file__, routes=front.routes(), lifespan=front.opening_the_browser)
+    server = st.App(__file__, routes=front.routes(), lifespan=front.starting)

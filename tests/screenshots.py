@@ -10,6 +10,8 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
+from analysis.maps.kept_layers import record_of
+from analysis.maps.kept_picture import has_picture
 from analysis.runs import RUNS, list_runs
 from views.pages import pages
 from views.served import served
@@ -26,6 +28,10 @@ def main(folder: Path) -> None:
     newest = {run.manifest["command"]: run.id for run in reversed(list_runs(folder)[0]) if run.finished}
     shown = {name: page.opens[0] if page.opens else "retrieval" for name, page in pages().items()}
     pictured = {name: f"?run={newest[command]}" for name, command in shown.items() if command in newest}
+    maps = [run for run in list_runs(folder)[0] if run.manifest["command"] == "map" and run.finished]
+    for name, of_picture in (("map", False), ("image", True)):
+        fitting = [f"?run={run.id}" for run in maps if has_picture(record_of(run)) == of_picture]
+        pictured = {**pictured, name: fitting[0]} if fitting else {k: v for k, v in pictured.items() if k != name}
     IMAGES.mkdir(parents=True, exist_ok=True)
     with served(folder) as dashboard, sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

@@ -87,4 +87,4 @@ def _by_metric(sources: Sequence[Run]) -> None:
     def take() -> None:
         hold("change", f"{way}({metric}, {count})")
 
-    st.button("Take them", on_click=take, type="primary")
+    st.button("Take them", on_click=take)

@@ -12,6 +12,7 @@ from analysis.runs import Run
 from views import bench_charts, bench_examples, bench_form, bench_heads, bench_tables, next_steps, reading
 from views.address import pick, show
 from views.charts import PICK
+from views.downloads import data_buttons
 from views.run_words import plain
 from views.unseen import seen
 
@@ -98,9 +99,7 @@ def _numbers(run: Run, task: str, chosen: Mapping[str, Any], point: str, summary
     row = next(row for row in chosen["points"] if row["name"] == point)
     for warning in row["warnings"]:
         st.warning(plain(warning))
-    st.download_button(
-        "Download as CSV", table.to_csv(index=False), f"{run.id}.csv", "text/csv", icon=":material/table:"
-    )
+    data_buttons(table, run.id)
     with st.expander("Which heads were changed, and which stood in"):
         st.text(seen(row["intervention"]))
         for name, heads in summary.get("controls", {}).items():
@@ -121,7 +120,6 @@ def _again(run: Run, point: Mapping[str, Any], change: Callable[[], None]) -> No
     st.button(
         "Change it and ask again",
         icon=":material/tune:",
-        type="primary",
         on_click=refill,
         help="Fills the form with what this run asked.",
     )

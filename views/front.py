@@ -22,6 +22,8 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 from streamlit import file_util
 
+from views.pages import pages
+
 PAGES = Path(__file__).parent
 SERVER_IS_HERE = '<script>window.__streamlit = { BACKEND_BASE_URL: location.origin + "/" }</script>'
 INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -65,8 +67,12 @@ def policy(html: str) -> str:
 
 
 @asynccontextmanager
-async def opening_the_browser(server: Any) -> AsyncIterator[None]:
-    """Streamlit opens the browser where it makes the server itself; for a server of ours it leaves that to us."""
+async def starting(server: Any) -> AsyncIterator[None]:
+    """What every page imports is imported beside the server's start: seconds that the first reader need not wait.
+
+    Streamlit opens the browser where it makes the server itself; for a server of ours it leaves that to us.
+    """
+    asyncio.get_running_loop().run_in_executor(None, pages)
     if not st.get_option("server.headless"):
         address = str(st.get_option("server.address") or "localhost").replace("0.0.0.0", "localhost")
         url = f"http://{address}:{st.get_option('server.port')}"

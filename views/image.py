@@ -13,7 +13,7 @@ from analysis.runs import Run
 from analysis.sinks import SINK_HEADS, SINK_THRESHOLD
 from analysis.vision.showing import Look
 from probes.heads import Head
-from views import image_strip, image_words, picture, reading
+from views import image_strip, image_words, new_map, picture, reading
 from views.address import change_run, chosen_run, held, hold, pick, show
 from views.change import change_several
 from views.downloads import data_buttons
@@ -32,6 +32,7 @@ HOW = "headscope map --model emoji-llava --image photo.jpg"
 def page() -> None:
     st.title("Image")
     st.caption("Where in its picture a token of the prompt or of the answer looks, patch by patch.")
+    new_map.form()
     run = chosen_run("map")
     kept = _picture_of(run)
     record = record_of(run)

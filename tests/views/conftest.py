@@ -46,16 +46,17 @@ def port() -> int:
 
 @pytest.fixture(scope="session")
 def every_run(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[..., Path]) -> Path:
-    """A folder with the runs of every file named example_*.py, and one of headscope sinks on a tiny model."""
+    """A folder with the runs of every file named example_*.py, and two that a tiny model really went through."""
     folder = tmp_path_factory.mktemp("every")
     with pytest.MonkeyPatch.context() as patch:
         for file in sorted(Path(__file__).parent.glob("example_*.py")):
             patch.setattr(sys, "argv", [str(file), str(folder)])
             runpy.run_path(str(file), run_name="__main__")
-    asked = ["--count", "2", "--lengths", "64", "--out", str(folder), "--json"]
-    with pytest.raises(SystemExit) as ended:
-        main(["sinks", "--model", str(tiny_folder()), *asked])
-    assert not ended.value.code
+    changed = ["intervene", "output_zero @ L0H0", "--task", "facts(new_tokens=3), copying(length=8)"]
+    for asked in (["sinks", "--count", "2", "--lengths", "64"], [*changed, "--count", "4", "--controls", "1"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*asked, "--model", str(tiny_folder()), "--out", str(folder), "--json"])
+        assert not ended.value.code
     return folder
 
 
