@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from analysis.maps.map_summary import ranges
 from analysis.runs import Run
 from probes.errors import HeadscopeError
 from views import reading, tables
@@ -104,7 +105,8 @@ def _rhythm(found: Summary) -> str:
 
 
 def _map(found: Summary) -> str:
-    layers = ", ".join(map(str, found["layers"]))
+    stretches = [(first, stop - 1) for first, stop in ranges(found["layers"])]
+    layers = ", ".join(f"{first} to {last}" if last > first else str(first) for first, last in stretches)
     picture = f", the picture {found['picture']} among them" if "picture" in found else ""
     return f"The attention of {found['heads']} heads over {found['tokens']:,} tokens{picture}, layers {layers}."
 

@@ -3,7 +3,9 @@
 import os
 import runpy
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from analysis.cli import main
+from analysis.jobs.lock import held, jobs_folder
 from analysis.runs import list_runs
 from views.pages import pages
 from views.served import free_port, served, wait_for
@@ -42,6 +45,24 @@ def started() -> Callable[[Any, str], None]:
 def port() -> int:
     """One that nothing listens on."""
     return free_port()
+
+
+@contextmanager
+def working(runs: Path) -> Iterator[None]:
+    """A worker for the jobs of a folder that ends with the block; the one that a page would start outlives it."""
+    command = [sys.executable, "-m", "analysis.cli", "worker", "--out", str(runs)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 60
+        while not held(jobs_folder(runs)):
+            assert time.monotonic() < end, "the worker did not start"
+            time.sleep(0.05)
+        yield
+        process.terminate()
+
+
+@pytest.fixture(scope="session")
+def at_work() -> Callable[[Path], AbstractContextManager[None]]:
+    return working
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,7 @@ pytest tests/views/test_bench_page.py
 
 import importlib.util
 import re
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,7 +16,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from analysis.cli import main
-from analysis.jobs.lock import held, jobs_folder
 from analysis.runs import list_runs
 from views import bench_texts
 from views.address import OF_ONE_RUN
@@ -345,22 +342,15 @@ def test_heads_picked_on_a_page_are_built_into_an_intervention_and_a_copied_link
     context.close()
 
 
-@pytest.fixture
-def worker(runs: Path) -> Iterator[None]:
-    """At work on the jobs of the folder; the one that the page would start outlives it."""
-    command = [sys.executable, "-m", "analysis.cli", "worker", "--out", str(runs)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        end = time.monotonic() + 60
-        while not held(jobs_folder(runs)):
-            assert time.monotonic() < end, "the worker did not start"
-            time.sleep(0.05)
-        yield
-        process.terminate()
-
-
 @pytest.mark.browser
-@pytest.mark.usefixtures("worker")
-def test_an_intervention_is_changed_run_and_its_comparison_read(url: str, browser: Any, runs: Path) -> None:
+def test_an_intervention_is_changed_run_and_its_comparison_read(
+    url: str, browser: Any, runs: Path, at_work: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    with at_work(runs):
+        change_run_and_read(url, browser, runs)
+
+
+def change_run_and_read(url: str, browser: Any, runs: Path) -> None:
     run = next(run for run in list_runs(runs)[0] if run.manifest["command"] == "intervene")
     context = browser.new_context(viewport={"width": 1440, "height": 1400})
     tab = context.new_page()

@@ -44,8 +44,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(folder: Path, dashboard: Callable[[Path], AbstractContextManager[str]]) -> Iterator[str]:
-    with dashboard(folder) as found:
+def address(
+    folder: Path,
+    dashboard: Callable[[Path], AbstractContextManager[str]],
+    at_work: Callable[[Path], AbstractContextManager[None]],
+) -> Iterator[str]:
+    with at_work(folder), dashboard(folder) as found:
         yield found
 
 
