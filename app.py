@@ -45,6 +45,10 @@ def navigate() -> None:
 if __name__ == "__main__":
     navigate()
 else:  # the server imports this file once, before there is a reader
-    from views import front
+    from starlette.middleware import Middleware
 
-    server = st.App(__file__, routes=front.routes(), lifespan=front.starting)
+    from views import front
+    from views.packed import Packed
+
+    around = [Middleware(Packed)]
+    server = st.App(__file__, routes=front.routes(), middleware=around, lifespan=front.starting)

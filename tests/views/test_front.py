@@ -3,6 +3,7 @@
 pytest tests/views/test_front.py
 """
 
+import gzip
 import http.client
 import os
 import subprocess
@@ -13,9 +14,11 @@ from typing import Any
 
 import psutil
 import pytest
+from streamlit import file_util
 
 from views.served import free_port
 
+SCRIPTS = Path(file_util.get_static_dir(), "static", "js")
 ROOT = Path(__file__).resolve().parents[2]
 UPGRADE = {
     "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
@@ -71,6 +74,20 @@ def test_every_page_forbids_foreign_scripts_and_other_machines(server: tuple[int
     assert rules["default-src"] == rules["form-action"] == rules["frame-ancestors"] == "'self'"
     assert not any("http" in rule or "*" in rule for rule in rules.values())
     assert b"BACKEND_BASE_URL" in answer.read()  # else the client asks beside the page first, and the console says so
+
+
+def test_scripts_are_sent_packed_to_whoever_takes_them_packed_and_nothing_else_is_sent(server: tuple[int, int]) -> None:
+    _, port = server
+    script = next(SCRIPTS.glob("index.*.js"))
+    plain = asked(port, f"/static/js/{script.name}", {}).read()
+    answer = asked(port, f"/static/js/{script.name}", {"Accept-Encoding": "gzip"})
+    packed = answer.read()
+    assert plain == script.read_bytes() == gzip.decompress(packed)
+    assert len(packed) < len(plain) / 2
+    assert "immutable" in answer.headers["Cache-Control"]
+    assert "javascript" in answer.headers["Content-Type"]
+    for outside in ("/static/../index.html", "/static/%2e%2e/index.html", "/static/js/none.js", "/static/js"):
+        assert asked(port, outside, {"Accept-Encoding": "gzip"}).status in (404, 405)
 
 
 def test_what_is_uploaded_is_bounded_and_nothing_is_told_to_anybody() -> None:
