@@ -10,6 +10,7 @@ from pathlib import Path
 
 from anyio import to_thread
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,10 +29,13 @@ class Packed:
         self._files = PackedFiles(directory=Path(file_util.get_static_dir(), "static"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(f"{UNDER}/"):
-            await self._files({**scope, "root_path": scope.get("root_path", "") + UNDER}, receive, send)
-        else:
+        if scope["type"] != "http" or not scope["path"].startswith(f"{UNDER}/"):
             await self._app(scope, receive, send)
+            return
+        try:
+            await self._files({**scope, "root_path": scope.get("root_path", "") + UNDER}, receive, send)
+        except HTTPException as error:  # no such file: what would answer it lies within `app`
+            await Response(error.detail, error.status_code)(scope, receive, send)
 
 
 class PackedFiles(StaticFiles):
