@@ -111,6 +111,12 @@ def growth(memory: list[tuple[float, int]]) -> str:
     )
 
 
+def minutes(memory: list[tuple[float, int]]) -> list[str]:
+    """The mean of every minute."""
+    last = int(memory[-1][0] // 60)
+    return [f"{np.mean([held for at, held in memory if at // 60 == minute]) / 1e6:.0f}" for minute in range(last + 1)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=Path, required=True)
@@ -124,6 +130,7 @@ def main() -> None:
     print(f"- {asked.browsers} browsers for {asked.minutes:g} minutes, {psutil.cpu_count()} cores for all of it")
     print(f"- pages read: {seen.opened}, there after {np.median(waits):.1f} s (median), {waits.max():.1f} s at most")
     print(f"- memory of the server: {growth(seen.memory)}")
+    print(f"- memory minute by minute, MB: {', '.join(minutes(seen.memory))}")
     print(f"- wrong: {len(seen.wrong)}", *seen.wrong[:10], sep="\n  - ")
     if seen.wrong:
         raise SystemExit(1)
