@@ -52,12 +52,14 @@ def working(runs: Path) -> Iterator[None]:
     """A worker for the jobs of a folder that ends with the block; the one that a page would start outlives it."""
     command = [sys.executable, "-m", "analysis.cli", "worker", "--out", str(runs)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        end = time.monotonic() + 60
-        while not held(jobs_folder(runs)):
-            assert time.monotonic() < end, "the worker did not start"
-            time.sleep(0.05)
-        yield
-        process.terminate()
+        try:
+            end = time.monotonic() + 60
+            while not held(jobs_folder(runs)):
+                assert time.monotonic() < end, "the worker did not start"
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="session")

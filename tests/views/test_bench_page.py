@@ -364,6 +364,8 @@ def change_run_and_read(url: str, browser: Any, runs: Path) -> None:
     heads.press("Enter")
     tab.get_by_text("output_zero @ L1H0, L1H2").last.wait_for()
     tab.get_by_role("button", name="Run", exact=True).click()
+    tab.get_by_role("link", name=re.compile("Open Bench")).wait_for()
+    tab.wait_for_timeout(2000)  # the sidebar and the card each draw the page anew as the job ends
     tab.get_by_role("link", name=re.compile("Open Bench")).click()
     tab.get_by_role("heading", name="What moved, and what held").wait_for()
     tab.get_by_text("output_zero @ L1H0, L1H2").first.wait_for()
