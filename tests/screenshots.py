@@ -1,13 +1,17 @@
-"""Takes the pictures of docs/dashboard.md: every page, on a desk's screen and on a phone's.
+"""Takes the pictures of docs/: every page in light and dark, on a desk's screen and on a phone's; docs/screens.md.
 
-python tests/screenshots.py [folder of runs]
+python tests/screenshots.py                          # of the runs in `runs`
+python tests/screenshots.py folder --only map,image
 """
 
+import argparse
+import io
 import shutil
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from analysis.maps.kept_layers import record_of
@@ -17,33 +21,51 @@ from views.pages import pages
 from views.served import served
 
 ROOT = Path(__file__).resolve().parents[1]
-IMAGES = ROOT / "docs" / "images"
-SIZES = {"wide": (1440, 900, "light"), "phone": (390, 844, "dark")}
+IMAGES, GALLERY = ROOT / "docs" / "images", ROOT / "docs" / "screens.md"
+SCREENS = {"desk": (1440, 900), "phone": (390, 844)}
+SCHEMES = ("light", "dark")
 FROM = {"vision": "Where a head looks for a word", "hallucination": "Invented against found"}  # heading at the top
-BIGGEST = 350_000  # bytes of one picture
 SETTLES = 2_500  # milliseconds for charts and tables to draw
+QUALITY = 88  # of WebP: letters stay sharp at a fifth of a PNG's size
+BIGGEST = 150_000  # bytes of one picture
+HEAD = """# Every page, four times
+
+Light and dark, 1440 x 900 and 390 x 844, made by `python tests/screenshots.py` of the runs that \
+[dashboard.md](dashboard.md) names.
+"""
 
 
-def main(folder: Path) -> None:
-    newest = {run.manifest["command"]: run.id for run in reversed(list_runs(folder)[0]) if run.finished}
-    shown = {name: page.opens[0] if page.opens else "retrieval" for name, page in pages().items()}
-    pictured = {name: f"?run={newest[command]}" for name, command in shown.items() if command in newest}
-    maps = [run for run in list_runs(folder)[0] if run.manifest["command"] == "map" and run.finished]
-    for name, of_picture in (("map", False), ("image", True)):
-        fitting = [f"?run={run.id}" for run in maps if has_picture(record_of(run)) == of_picture]
-        pictured = {**pictured, name: fitting[0]} if fitting else {k: v for k, v in pictured.items() if k != name}
+def main(folder: Path, only: Sequence[str]) -> None:
+    asked = {name: query for name, query in addresses(folder).items() if not only or name in only}
     IMAGES.mkdir(parents=True, exist_ok=True)
     with served(folder) as dashboard, sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for name, query in pictured.items():
-            for size in SIZES:
-                path = "" if name == "home" else name  # the default page has no path
-                _picture(chromium, f"{dashboard.url}/{path}{query}", name, size)
+        for name, query in asked.items():
+            path = "" if name == "home" else name  # the default page has no path
+            for screen in SCREENS:
+                for scheme in SCHEMES:
+                    picture = taken(chromium, f"{dashboard.url}/{path}{query}", name, screen, scheme)
+                    keep(picture, IMAGES / f"{name}-{screen}-{scheme}.webp")
         chromium.close()
+    GALLERY.write_text(gallery())
 
 
-def _picture(chromium: Any, url: str, name: str, size: str) -> None:
-    width, height, scheme = SIZES[size]
+def addresses(folder: Path) -> dict[str, str]:
+    """What follows each page's address: the newest finished run that it opens."""
+    finished = [run for run in list_runs(folder)[0] if run.finished]
+    newest = {run.manifest["command"]: run.id for run in reversed(finished)}
+    shown = {name: page.opens[0] if page.opens else "retrieval" for name, page in pages().items()}
+    found = {name: f"?run={newest[command]}" for name, command in shown.items() if command in newest}
+    maps = [run for run in finished if run.manifest["command"] == "map"]
+    for name, of_picture in (("map", False), ("image", True)):
+        found.pop(name, None)
+        fitting = [run.id for run in maps if has_picture(record_of(run)) == of_picture]
+        found |= {name: f"?run={fitting[0]}"} if fitting else {}
+    return found
+
+
+def taken(chromium: Any, url: str, name: str, screen: str, scheme: str) -> bytes:
+    width, height = SCREENS[screen]
     context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     page = context.new_page()
     page.goto(url)
@@ -53,14 +75,38 @@ def _picture(chromium: Any, url: str, name: str, size: str) -> None:
     if name in FROM:
         page.get_by_role("heading", name=FROM[name]).evaluate("heading => heading.scrollIntoView()")
         page.wait_for_timeout(SETTLES)
-    file = IMAGES / f"{name}-{size}.png"
-    page.screenshot(path=file)
+    picture: bytes = page.screenshot()
     context.close()
-    size_in_bytes = file.stat().st_size
-    print(f"{file.relative_to(ROOT)}  {size_in_bytes // 1000} kB")
-    if size_in_bytes > BIGGEST:
+    return picture
+
+
+def keep(picture: bytes, file: Path) -> None:
+    Image.open(io.BytesIO(picture)).convert("RGB").save(file, quality=QUALITY, method=6)
+    size = file.stat().st_size
+    print(f"{file.relative_to(ROOT)}  {size // 1000} kB", flush=True)
+    if size > BIGGEST:
         raise SystemExit(f"{file} is larger than {BIGGEST // 1000} kB: make the window smaller.")
 
 
+def gallery() -> str:
+    """docs/screens.md, of the pictures that there are."""
+    parts = [HEAD]
+    looks = [f"{screen}-{scheme}" for screen in SCREENS for scheme in SCHEMES]
+    for name, page in pages().items():
+        cells = [
+            f"![{page.title}, {look.replace('-', ', ')}](images/{name}-{look}.webp)"
+            for look in looks
+            if (IMAGES / f"{name}-{look}.webp").exists()
+        ]
+        if cells:
+            parts.append(f"## {page.title}\n\n| {' | '.join(look.replace('-', ', ') for look in looks)} |\n")
+            parts[-1] += f"| {' | '.join('---' for _ in looks)} |\n| {' | '.join(cells)} |\n"
+    return "\n".join(parts)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else RUNS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=RUNS, help="of runs; runs unless told otherwise")
+    parser.add_argument("--only", default="", help="these pages, with commas between them")
+    asked = parser.parse_args()
+    main(asked.folder, [name for name in asked.only.split(",") if name])

@@ -109,7 +109,9 @@ def _numbers(run: Run, task: str, chosen: Mapping[str, Any], point: str, summary
 
 def _again(run: Run, point: Mapping[str, Any], change: Callable[[], None]) -> None:
     st.subheader("Again, or otherwise")
-    st.code(seen(run.manifest.get("argv", "")), language=None, wrap_lines=True)
+    line = st.expander("The command line that repeats it", key="repeat", on_change="rerun", bind="query-params")
+    if line.open:  # what Streamlit draws it with would be a fifth of all that the page loads
+        line.code(seen(run.manifest.get("argv", "")), language=None, wrap_lines=True)
     request = run.manifest.get("request", {})
     ranking = [other.id for other in bench_heads.ranking_runs(run)]
 

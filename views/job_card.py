@@ -8,7 +8,7 @@ from contextlib import suppress
 import streamlit as st
 
 from analysis.jobs.folder import cancel, jobs, submit
-from analysis.jobs.job import WAITING, WORKING, Job
+from analysis.jobs.job import LIVE, WORKING, Job
 from analysis.jobs.lock import held
 from analysis.jobs.serving import ensure_worker
 from analysis.jobs.showing import steps
@@ -32,9 +32,8 @@ WORDS = {
 
 
 def job_card(job: Job) -> None:
-    """A job that is looked at again every second until it ends; the page is then drawn anew, with the run it made."""
-    live = is_live(job)
-    st.fragment(_card, run_every=EVERY if live else None)(job, live)
+    """A job that is looked at again every second until it ends; the sidebar's line then has the page drawn anew."""
+    st.fragment(_card, run_every=EVERY if is_live(job) else None)(job)
 
 
 def submit_button(label: str, arguments: Sequence[str], *, key: str, with_line: bool = False) -> None:
@@ -74,13 +73,11 @@ def show_refusal(key: str) -> None:
 
 def is_live(job: Job) -> bool:
     """Whether it waits or works."""
-    return job.state in (*WAITING, *WORKING)
+    return job.state in LIVE
 
 
-def _card(job: Job, was_live: bool) -> None:
+def _card(job: Job) -> None:
     try:
-        if was_live and not is_live(job):
-            st.rerun()
         draw_job(job)
     except HeadscopeError as error:
         st.error(plain(str(error)))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from analysis.jobs.folder import jobs
-from analysis.jobs.job import WORKING, Job
+from analysis.jobs.job import LIVE, WORKING, Job, State
 from analysis.jobs.lock import held
 from analysis.jobs.serving import replace_dead_worker
 from analysis.jobs.showing import duration
@@ -42,21 +42,21 @@ def jobs_line() -> None:
 
 def _line(were_live: Sequence[Job]) -> None:
     try:
-        live = [job for job in were_live if is_live(job)]
-        if len(live) < len(were_live):
+        states = [(job, job.state) for job in were_live]  # read once: a job can end between two looks
+        if any(state not in LIVE for _, state in states):
             st.rerun()  # what has ended brings a run, which every page should know of
         _replace_dead_worker()
-        first = next((job for job in live if job.state in WORKING), live[0])
-        words = f"{_verb(first)}: {_now(first)}"
+        first, state = next((each for each in states if each[1] in WORKING), states[0])
+        words = f"{_verb(first)}: {_now(first, state)}"
         st.page_link("views/jobs.py", label=plain(words), icon=":material/conveyor_belt:")
-        if waiting := len(live) - 1:
+        if waiting := len(states) - 1:
             st.caption(f"{waiting} more {'waits' if waiting == 1 else 'wait'}")
     except HeadscopeError as error:
         st.error(plain(str(error)))
 
 
-def _now(job: Job) -> str:
-    state, progress = job.state, job.progress()
+def _now(job: Job, state: State) -> str:
+    progress = job.progress()
     if state == "running" and progress is not None:
         left = f", {duration(progress.seconds_left)} left" if progress.seconds_left else ""
         return f"{progress.done} of {progress.total}{left}"

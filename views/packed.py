@@ -1,13 +1,15 @@
-"""Streamlit's own files, gzipped: 6 MB of script for a page become less than a third, and the browser keeps them.
+"""Streamlit's own files, packed: 6 MB of script for a page become less than a third, and the browser keeps them.
 
 Streamlit sends them as they lie on the disk, since packing takes a moment; here each is packed once per server. No
 route of ours may stand where Streamlit's files are, so this is a layer around its whole server.
 """
 
 import gzip
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
+import brotli
 from anyio import to_thread
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -18,6 +20,10 @@ from streamlit import file_util
 
 UNDER = "/static"
 PACKED = (".js", ".css")  # fonts and pictures are packed already
+PACKERS: dict[str, Callable[[bytes], bytes]] = {  # browsers take the first over http on this machine, and over https
+    "br": partial(brotli.compress, quality=9),  # 0.1 s for the largest file of a page; 11 takes 2.5 s for a tenth less
+    "gzip": partial(gzip.compress, mtime=0),
+}
 FOR_A_YEAR = "public, immutable, max-age=31536000"  # their names hold a hash of what is in them
 
 
@@ -44,14 +50,15 @@ class PackedFiles(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
         response.headers["Cache-Control"] = FOR_A_YEAR
-        takes_gzip = "gzip" in Headers(scope=scope).get("accept-encoding", "")
-        if not (isinstance(response, FileResponse) and path.endswith(PACKED) and takes_gzip):
+        taken = Headers(scope=scope).get("accept-encoding", "")
+        coding = next((coding for coding in PACKERS if coding in taken), None)
+        if coding is None or not isinstance(response, FileResponse) or not path.endswith(PACKED):
             return response
-        headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding", "Cache-Control": FOR_A_YEAR}
-        content = await to_thread.run_sync(_packed, Path(response.path))
+        headers = {"Content-Encoding": coding, "Vary": "Accept-Encoding", "Cache-Control": FOR_A_YEAR}
+        content = await to_thread.run_sync(_packed, Path(response.path), coding)
         return Response(content, media_type=response.media_type, headers=headers)
 
 
 @cache
-def _packed(file: Path) -> bytes:
-    return gzip.compress(file.read_bytes(), mtime=0)
+def _packed(file: Path, coding: str) -> bytes:
+    return PACKERS[coding](file.read_bytes())

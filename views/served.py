@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +29,13 @@ class Served:
 
 
 @contextmanager
-def served(runs: Path) -> Iterator[Served]:
-    """A dashboard of a folder of runs, on a port of its own; it ends with the block."""
+def served(runs: Path, *, through: Sequence[str] = ("-m", "streamlit")) -> Iterator[Served]:
+    """A dashboard of a folder of runs, on a port of its own; it ends with the block.
+
+    through: what Python runs, and hands the command line of Streamlit.
+    """
     port = free_port()
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py"), "--server.headless=true"]
+    command = [sys.executable, *through, "run", str(ROOT / "app.py"), "--server.headless=true"]
     server = subprocess.Popen(
         [*command, f"--server.port={port}", "--server.address=127.0.0.1"],
         cwd=ROOT,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from analysis.jobs.job import FORMAT, WAITING, WORKING, Facts, Job, write_facts
+from analysis.jobs.job import FORMAT, LIVE, Facts, Job, write_facts
 from analysis.jobs.line import parse
 from analysis.jobs.lock import jobs_folder
 from analysis.runs import RUNS, write_json, writing
@@ -79,7 +79,7 @@ def find_job(name: str, out: Path = RUNS) -> Job:
 
 def cancel(job: Job) -> None:
     """Ask for a job to be stopped; what its run has finished stays. Raises HeadscopeError where it has ended."""
-    if job.state not in (*WAITING, *WORKING):
+    if job.state not in LIVE:
         raise HeadscopeError(f"The job {job.id} has ended already: it is {job.state}.")
     with writing(job.path):
         (job.path / "cancel").touch()

@@ -15,6 +15,7 @@ FORMAT = 1
 State = Literal["queued", "loading", "running", "done", "failed", "cancelled", "interrupted"]
 WAITING: tuple[State, ...] = ("queued", "interrupted")
 WORKING: tuple[State, ...] = ("loading", "running")
+LIVE = (*WAITING, *WORKING)
 STYLING = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # of a worker that was started on a terminal
 
 

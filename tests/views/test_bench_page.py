@@ -3,7 +3,6 @@
 pytest tests/views/test_bench_page.py
 """
 
-import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,8 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.cli import main
 from analysis.runs import list_runs
+from tests.views import example_runs as examples
+from tests.views.page_words import said
 from views import bench_texts
 from views.address import OF_ONE_RUN
 from views.bench_texts import answer_html
@@ -24,18 +25,6 @@ from views.bench_texts import answer_html
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "<img src=x onerror=alert(1)> **bold** [link](http://example.com)"
 TASKS = "facts(new_tokens=3), copying(length=8)"
-
-
-def _load_examples() -> Any:
-    spec = importlib.util.spec_from_file_location("example_runs", Path(__file__).with_name("example_runs.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-examples = _load_examples()
 
 
 def judged(folder: Path, model: Path, *arguments: str) -> None:
@@ -78,8 +67,7 @@ def line(app: AppTest) -> str:
 
 def words(app: AppTest) -> str:
     """What the page says, as it is read."""
-    said = (str(each.value) for kind in ("warning", "error", "info", "caption", "markdown") for each in app.get(kind))
-    return "\n".join(said).replace("\\", "")
+    return said(app).replace("\\", "")
 
 
 def runs_now(app: AppTest) -> bool:
@@ -161,7 +149,7 @@ def test_heads_by_a_metric_are_named_before_anything_runs_and_the_line_says_whic
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "sentence"),
     [
         ({"change": "L6H0"}, "this model has layers 0 to 5"),
         ({"change": "L3H1", "do": "knock_out(needle)", "tasks": "needle, facts"}, "facts has no span needle"),
@@ -173,10 +161,10 @@ def test_heads_by_a_metric_are_named_before_anything_runs_and_the_line_says_whic
     ],
 )
 def test_what_can_not_be_asked_is_said_in_the_place_of_the_button(
-    form: Callable[..., AppTest], given: dict[str, str], said: str
+    form: Callable[..., AppTest], given: dict[str, str], sentence: str
 ) -> None:
     app = form(**given)
-    assert said in words(app)
+    assert sentence in words(app)
     assert not runs_now(app)
     assert not app.code
 
@@ -245,7 +233,8 @@ def test_a_result_says_what_moved_with_its_numbers_and_its_controls(result: Call
     told = "\n".join(text.value for text in app.text)
     assert "random/0: " in told
     assert "random/1: " in told
-    assert "output_zero @ L0H0, L1H1" in line(app)
+    assert not app.code
+    assert "output_zero @ L0H0, L1H1" in line(result(repeat="true"))
 
 
 def test_every_example_is_listed_and_a_link_opens_one_with_its_three_answers(
@@ -365,7 +354,6 @@ def change_run_and_read(url: str, browser: Any, runs: Path) -> None:
     tab.get_by_text("output_zero @ L1H0, L1H2").last.wait_for()
     tab.get_by_role("button", name="Run", exact=True).click()
     tab.get_by_role("link", name=re.compile("Open Bench")).wait_for()
-    tab.wait_for_timeout(2000)  # the sidebar and the card each draw the page anew as the job ends
     tab.get_by_role("link", name=re.compile("Open Bench")).click()
     tab.get_by_role("heading", name="What moved, and what held").wait_for()
     tab.get_by_text("output_zero @ L1H0, L1H2").first.wait_for()

@@ -3,7 +3,6 @@
 pytest tests/views
 """
 
-import importlib.util
 import os
 import re
 import shutil
@@ -19,21 +18,12 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from tests.views import example_runs as examples
+from tests.views.page_words import said
+
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "app.py"
 PATIENCE = 20_000  # milliseconds, for one thing to appear
-
-
-def _load_examples() -> Any:
-    spec = importlib.util.spec_from_file_location("example_runs", Path(__file__).with_name("example_runs.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-examples = _load_examples()
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +45,9 @@ def opened(folder: Path, page: str, monkeypatch: pytest.MonkeyPatch, **address: 
     return app
 
 
-def everything_said(app: AppTest) -> str:
-    parts = (app.title, app.caption, app.markdown, app.text, app.error, app.warning, app.info, app.subheader)
-    return "\n".join(str(element.value) for part in parts for element in part)
-
-
 def test_an_empty_folder_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for page in ("runs", "heads", "head", "needles", "ablation", "sinks", "roles", "pairs"):
-        assert "headscope demo" in everything_said(opened(tmp_path, page, monkeypatch)), page
+        assert "headscope demo" in said(opened(tmp_path, page, monkeypatch)), page
 
 
 def test_a_broken_run_folder_is_one_sentence_beside_the_runs_that_can_be_read(
@@ -74,10 +59,10 @@ def test_a_broken_run_folder_is_one_sentence_beside_the_runs_that_can_be_read(
 
 
 def test_a_grid_states_its_model_its_n_and_its_uncertainty(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = everything_said(opened(runs, "heads", monkeypatch, run=examples.RETRIEVAL))
-    assert "synthetic" in said
-    assert "n = 10" in said
-    assert "95% over prompts" in said
+    words = said(opened(runs, "heads", monkeypatch, run=examples.RETRIEVAL))
+    assert "synthetic" in words
+    assert "n = 10" in words
+    assert "95% over prompts" in words
 
 
 def test_a_head_that_the_run_lacks_and_a_name_that_is_none_get_a_sentence(

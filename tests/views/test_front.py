@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import brotli
 import psutil
 import pytest
 from streamlit import file_util
@@ -76,18 +77,22 @@ def test_every_page_forbids_foreign_scripts_and_other_machines(server: tuple[int
     assert b"BACKEND_BASE_URL" in answer.read()  # else the client asks beside the page first, and the console says so
 
 
-def test_scripts_are_sent_packed_to_whoever_takes_them_packed_and_nothing_else_is_sent(server: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("taken", "sent"), [("gzip", "gzip"), ("gzip, deflate, br", "br")])
+def test_scripts_are_sent_packed_to_whoever_takes_them_packed_and_nothing_else_is_sent(
+    server: tuple[int, int], taken: str, sent: str
+) -> None:
     _, port = server
     script = next(SCRIPTS.glob("index.*.js"))
     plain = asked(port, f"/static/js/{script.name}", {}).read()
-    answer = asked(port, f"/static/js/{script.name}", {"Accept-Encoding": "gzip"})
+    answer = asked(port, f"/static/js/{script.name}", {"Accept-Encoding": taken})
     packed = answer.read()
-    assert plain == script.read_bytes() == gzip.decompress(packed)
+    assert answer.headers["Content-Encoding"] == sent
+    assert plain == script.read_bytes() == {"gzip": gzip.decompress, "br": brotli.decompress}[sent](packed)
     assert len(packed) < len(plain) / 2
     assert "immutable" in answer.headers["Cache-Control"]
     assert "javascript" in answer.headers["Content-Type"]
     for outside in ("/static/../index.html", "/static/%2e%2e/index.html", "/static/js/none.js", "/static/js"):
-        assert asked(port, outside, {"Accept-Encoding": "gzip"}).status in (404, 405)
+        assert asked(port, outside, {"Accept-Encoding": taken}).status in (404, 405)
 
 
 def test_what_is_uploaded_is_bounded_and_nothing_is_told_to_anybody() -> None:

@@ -3,7 +3,6 @@
 pytest tests/views/test_head_page.py
 """
 
-import importlib.util
 import json
 import re
 import shutil
@@ -21,6 +20,9 @@ from analysis.maps.strongest_pairs import strongest_pairs
 from analysis.maps.windows import whole_window
 from analysis.runs import Run, list_runs, write_json
 from probes.heads import Head
+from tests.views import example_runs as examples
+from tests.views.example_map import TOKENS, write_map
+from tests.views.page_words import html_of, said
 
 ROLES = "20260101T040506Z-heads-eeeeeeee"
 CIRCUITS = "20260101T050607Z-circuits-ffffffff"
@@ -29,16 +31,6 @@ STRANGER = "20260103T030405Z-retrieval-77777777"
 HOSTILE = "<b>[x](http://y)</b>"
 
 
-def load(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-examples, example_map = load("example_runs"), load("example_map")
 NAMES = [f"L{layer}H{head}" for layer in range(examples.LAYERS) for head in range(examples.HEADS)]
 
 
@@ -97,7 +89,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
     })  # fmt: skip
     write_sinks(folder)
-    of_same_model(example_map.write_map(folder), folder)
+    of_same_model(write_map(folder), folder)
     stranger = json.loads((folder / examples.RETRIEVAL / "manifest.json").read_text())["model"] | {"sha256": "1" * 64}
     another(folder, STRANGER, "heads", {}, model=stranger)
     return folder
@@ -106,15 +98,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(opened: Callable[..., AppTest]) -> Callable[..., AppTest]:
     return lambda head, run=examples.RETRIEVAL, **address: opened("head", "map", run=run, head=head, **address)
-
-
-def said(app: AppTest) -> str:
-    parts = (app.title, app.caption, app.markdown, app.info, app.subheader, app.warning)
-    return "\n".join(str(element.value) for part in parts for element in part)
-
-
-def html(app: AppTest) -> str:
-    return "".join(str(element.proto.body) for element in app.get("html"))
 
 
 def tables(app: AppTest) -> list[pd.DataFrame]:
@@ -161,12 +144,12 @@ def test_the_strongest_pairs_of_its_map_stand_as_cards_with_exact_weights(
 ) -> None:
     app = page("L1H2")
     run = next(run for run in list_runs(runs)[0] if run.manifest["command"] == "map")
-    pairs = strongest_pairs(run, Head(1, 2), whole_window(example_map.TOKENS), leave_out=sinks_of(run))
+    pairs = strongest_pairs(run, Head(1, 2), whole_window(TOKENS), leave_out=sinks_of(run))
     weights = [text.value for text in app.markdown if text.value.startswith("weight")]
     assert [words.split("**")[1] for words in weights] == [f"{pair.weight:.4f}" for pair in pairs]
     assert len(weights) == 6
-    assert f'title="query, position {pairs[0].query}"' in html(app)
-    assert f'title="key, position {pairs[0].key}"' in html(app)
+    assert f'title="query, position {pairs[0].query}"' in html_of(app)
+    assert f'title="key, position {pairs[0].key}"' in html_of(app)
 
 
 def test_what_it_writes_looks_for_and_is_read_by_comes_from_the_weights(page: Callable[..., AppTest]) -> None:
@@ -226,7 +209,7 @@ def test_a_damaged_run_of_the_model_is_one_sentence_beside_what_the_others_say(
 
 
 def test_hostile_tokens_of_a_text_are_shown_as_text(page: Callable[..., AppTest]) -> None:
-    shown = "".join(html(page(f"L{layer}H{head}")) for layer in (0, 1) for head in (0, 3))
+    shown = "".join(html_of(page(f"L{layer}H{head}")) for layer in (0, 1) for head in (0, 3))
     assert "<img" not in shown
     assert "\u202e" not in shown
     assert "&lt;b&gt;" in shown or "&lt;img" in shown

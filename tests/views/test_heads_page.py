@@ -3,7 +3,6 @@
 pytest tests/views/test_heads_page.py
 """
 
-import importlib.util
 import json
 import re
 import shutil
@@ -17,22 +16,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from analysis.runs import write_json
+from tests.views import example_runs as examples
 
 SECOND = "20260101T030405Z-retrieval-dddddddd"
 ROLES = "20260101T040506Z-heads-eeeeeeee"
 CARRIED = {"L3H1": ["retrieval"], "L4H2": ["retrieval", "sink"], "L0H0": ["sink"]}
-
-
-def _load_examples() -> Any:
-    spec = importlib.util.spec_from_file_location("example_runs", Path(__file__).with_name("example_runs.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-examples = _load_examples()
 
 
 def _copy(folder: Path, name: str, **manifest: Any) -> Path:

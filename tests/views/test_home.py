@@ -3,10 +3,8 @@
 pytest tests/views/test_home.py
 """
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
@@ -14,22 +12,12 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.cli import app as command_line
 from analysis.runs import Run, list_runs
+from tests.views import example_runs as examples
+from tests.views.page_words import said
 from views import next_steps, reading, run_answers
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST_EXAMPLE = 300_000  # bytes
-
-
-def _load_examples() -> Any:
-    spec = importlib.util.spec_from_file_location("example_runs", Path(__file__).with_name("example_runs.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-examples = _load_examples()
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +38,6 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
         return app
 
     return open_home
-
-
-def said(app: AppTest) -> str:
-    parts = (app.title, app.caption, app.markdown, app.info, app.subheader)
-    return "\n".join(str(element.value) for part in parts for element in part)
 
 
 def test_a_first_visit_sees_a_finished_run_that_says_it_is_an_example(

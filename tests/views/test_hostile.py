@@ -3,7 +3,6 @@
 pytest tests/views/test_hostile.py
 """
 
-import importlib.util
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,6 +14,7 @@ import pytest
 from playwright.sync_api import Error as PlaywrightError
 
 from analysis.runs import list_runs
+from tests.views.hostile_runs import PIECES, write_long, write_twins
 from views.front import policy
 from views.run_words import plain, quoted
 from views.unseen import SQUARE, seen
@@ -52,22 +52,10 @@ FOUND = r"""(pieces) => {
 AS_TEXT = {"drawn": [], "turned": 0, "made": 0, "taken": None, "traceback": 0, "width": PHONE["width"]}
 
 
-def _load(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-hostile = _load("hostile_runs")
-
-
 @pytest.fixture(scope="module")
 def twins(every_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("twins")
-    hostile.write_twins(every_run, folder)
+    write_twins(every_run, folder)
     return folder
 
 
@@ -93,7 +81,7 @@ class Watched:
             self.page.wait_for_function(DRAWN, timeout=60_000)
         except PlaywrightError:
             self.heard.append(f"not drawn within a minute: {page}")
-        found: dict[str, Any] = self.page.evaluate(FOUND, hostile.PIECES)
+        found: dict[str, Any] = self.page.evaluate(FOUND, PIECES)
         return found
 
 
@@ -126,7 +114,7 @@ def test_texts_of_a_hundred_thousand_characters_break_no_page(
     for run in list_runs(every_run)[0]:
         if (command := run.manifest["command"]) in ("retrieval", "map"):
             ids[command] = run.id
-            hostile.write_long(run.path, tmp_path / run.id)
+            write_long(run.path, tmp_path / run.id)
     with dashboard(tmp_path) as address:
         tab = Watched(browser, address)
         found = {

@@ -14,6 +14,7 @@ from analysis.runs import Run, list_runs
 from probes.heads import Head
 from tests.views.example_image import NAME, write_image_map
 from tests.views.example_map import write_map
+from tests.views.page_words import html_of, said
 
 FAMILIES = ("llava", "smolvlm")
 
@@ -31,15 +32,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_of(runs: Path) -> Callable[[str], Run]:
     made = {run.manifest["request"].get("family", "text"): run for run in list_runs(runs)[0]}
     return made.__getitem__
-
-
-def said(app: AppTest) -> str:
-    parts = (app.title, app.caption, app.markdown, app.info, app.subheader, app.warning, app.error)
-    return "\n".join(str(element.value) for part in parts for element in part)
-
-
-def html_of(app: AppTest) -> str:
-    return "".join(str(element.proto.body) for element in app.get("html"))
 
 
 def test_the_page_says_the_exact_share_and_lists_the_exact_weights_of_the_token_that_a_link_names(

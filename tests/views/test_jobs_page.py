@@ -24,6 +24,7 @@ from analysis.jobs.folder import jobs, submit
 from analysis.jobs.job import Facts, Job, write_facts
 from analysis.jobs.lock import held, hold, jobs_folder
 from analysis.runs import list_runs, write_json
+from tests.views.page_words import said
 from views import job_card, jobs_line, reading
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,11 +60,6 @@ def open_page(out: Path) -> Open:
 def sound(app: AppTest) -> AppTest:
     assert not app.exception, [error.value for error in app.exception]
     return app
-
-
-def said(app: AppTest) -> str:
-    parts = (app.caption, app.markdown, app.info, app.warning, app.error, app.code)
-    return "\n".join(str(element.value) for part in parts for element in part)
 
 
 def press(app: AppTest, label: str) -> AppTest:
@@ -226,7 +222,7 @@ def test_a_damaged_job_is_one_sentence_beside_the_others(open_page: Open, out: P
     (damaged.path / "state.json").write_text("{")
     app = open_page()
     assert [damaged.id in str(warning.value) for warning in app.warning] == [True]
-    assert sound_one.spec.command in said(app)
+    assert sound_one.spec.command in said(app, "code")
 
 
 def test_a_worker_that_died_is_replaced_and_one_that_was_stopped_by_hand_is_not(

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,17 @@ from analysis.maps.strongest_pairs import strongest_pairs
 from analysis.maps.windows import Window
 from analysis.runs import OpenRun, list_runs
 from probes.heads import Head
+from tests.views.example_map import TOKENS, write_map
+from tests.views.page_words import html_of, said
 
 APP = Path(__file__).resolve().parents[2] / "app.py"
-
-
-def example_map() -> Any:
-    spec = spec_from_file_location("example_map", Path(__file__).with_name("example_map.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-EXAMPLE = example_map()
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    EXAMPLE.write_map(folder)
+    write_map(folder)
     return folder
-
-
-def said(app: AppTest) -> str:
-    parts = (app.title, app.caption, app.markdown, app.info, app.subheader, app.warning, app.error)
-    return "\n".join(str(element.value) for part in parts for element in part)
 
 
 def press(app: AppTest, label: str) -> AppTest:
@@ -100,7 +84,7 @@ def test_a_link_without_a_pair_opens_at_the_strongest_one_past_the_sinks_and_lea
     [run] = list_runs(runs)[0]
     for head, address in ((Head(1, 2), {}), (Head(0, 3), {"queries": "20-40", "keys": "5-30"})):
         app = opened("map", "map", head=str(head), **address)
-        window = Window(EXAMPLE.TOKENS, *((20, 40), (5, 30)) if address else ((0, 60), (0, 60)))
+        window = Window(TOKENS, *((20, 40), (5, 30)) if address else ((0, 60), (0, 60)))
         [best] = strongest_pairs(run, head, window, leave_out=sinks_of(run), top=1)
         assert f"(query {best.query}) gives" in said(app)
         assert f"(key {best.key}) **{best.weight:.6f}**" in said(app)
@@ -173,11 +157,11 @@ def test_a_link_to_what_is_not_there_gets_a_sentence_and_a_map(
 
 def test_hostile_tokens_are_shown_as_text(opened: Callable[..., AppTest]) -> None:
     app = opened("map", "map", query="20", key="1")
-    html = "".join(str(element.proto.body) for element in app.get("html"))
+    html = html_of(app)
     assert "<img" not in html
     assert "\u202e" not in html  # it would turn the order of what follows
     assert "&lt;img src=x onerror=alert(1)&gt;" in html
-    assert html.count("<a ") == html.count("</a>") == EXAMPLE.TOKENS
+    assert html.count("<a ") == html.count("</a>") == TOKENS
     assert "`'<img src=x onerror=alert(1)>'` (key 1)" in said(app)
 
 

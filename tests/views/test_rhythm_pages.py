@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from html import unescape
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from analysis.rhythm.marks import Marks
 from analysis.rhythm.showing import ShownTrace
 from analysis.runs import OpenRun, list_runs
 from probes.errors import HeadscopeError
+from tests.views import example_rhythm as example
+from tests.views.page_words import html_of, said
 from views import rhythm_charts, trace, trace_tables
 from views.trace import Piece
 
@@ -26,28 +27,11 @@ PAGES = {"light": ((255, 255, 255), (49, 51, 63)), "dark": ((14, 17, 23), (250, 
 READABLE = 4.5  # contrast that WCAG asks of text, level AA
 
 
-def example_rhythm() -> Any:
-    spec = spec_from_file_location("example_rhythm", Path(__file__).with_name("example_rhythm.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-EXAMPLE = example_rhythm()
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    EXAMPLE.write_rhythm(folder)
+    example.write_rhythm(folder)
     return folder
-
-
-def said(app: AppTest) -> str:
-    parts = (app.title, app.caption, app.markdown, app.text, app.info, app.subheader, app.warning, app.error)
-    return "\n".join(str(element.value) for part in parts for element in part)
 
 
 def test_the_page_says_its_traces_its_heads_and_its_couplings_beside_the_papers(opened: Callable[..., AppTest]) -> None:
@@ -66,7 +50,7 @@ def test_the_page_says_its_traces_its_heads_and_its_couplings_beside_the_papers(
 def test_a_trace_opens_at_its_clearest_plan_and_a_link_at_the_token_it_names(opened: Callable[..., AppTest]) -> None:
     first = re.search(r"\(position (\d+)\) · preplan, pair", said(opened("rhythm", "rhythm")))
     assert first
-    assert int(first[1]) % EXAMPLE.PHRASE == EXAMPLE.PROMPT % EXAMPLE.PHRASE
+    assert int(first[1]) % example.PHRASE == example.PROMPT % example.PHRASE
     app = opened("rhythm", "rhythm", trace="shop-1", token="36", tint="entropy", horizon="v1", sink="out")
     assert "`' .'` (position 36) · preplan, pair 1" in said(app)
     assert "here from 10 to 50 tokens ahead" in said(app)
@@ -74,7 +58,7 @@ def test_a_trace_opens_at_its_clearest_plan_and_a_link_at_the_token_it_names(ope
 
 
 def test_the_last_tokens_have_no_influence_to_show_and_the_page_says_so(opened: Callable[..., AppTest]) -> None:
-    last = EXAMPLE.PROMPT + len(EXAMPLE.TOKENS) - 1
+    last = example.PROMPT + len(example.TOKENS) - 1
     assert "FAI **not defined**" in said(opened("rhythm", "rhythm", token=str(last), horizon="v2"))
 
 
@@ -106,7 +90,7 @@ def test_a_run_that_lost_its_arrays_and_a_folder_without_such_a_run_get_a_senten
 ) -> None:
     monkeypatch.setenv("HEADSCOPE_RUNS", str(tmp_path))
     with OpenRun.start(tmp_path, "sinks", {"made": "by hand"}) as run:
-        run.note(model=EXAMPLE.MODEL)
+        run.note(model=example.MODEL)
     assert "type `headscope rhythm`" in said(shown_at(tmp_path))
     shutil.rmtree(run.run.path)
     shutil.copytree(runs, tmp_path, dirs_exist_ok=True)
@@ -194,7 +178,7 @@ def test_the_strongest_tint_leaves_the_pages_ink_readable(scheme: str, by: str) 
 def test_tokens_and_curves_of_different_traces_are_refused() -> None:
     shown = ShownTrace(np.zeros(3), np.zeros(3), Marks((), (), ()))
     with pytest.raises(HeadscopeError, match="60 tokens and its arrays 3"):
-        trace_tables.token_table(EXAMPLE.record(0), shown)
+        trace_tables.token_table(example.record(0), shown)
 
 
 @pytest.mark.browser
@@ -221,10 +205,6 @@ def shown_at(folder: Path) -> AppTest:
         app = AppTest.from_file(str(APP), default_timeout=60)
         app.switch_page("views/rhythm.py")
         return app.run()
-
-
-def html_of(app: AppTest) -> str:
-    return "".join(str(element.proto.body) for element in app.get("html"))
 
 
 def numbers_of(app: AppTest) -> str:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape, unescape
 from html.parser import HTMLParser
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -27,6 +26,9 @@ from streamlit.testing.v1.element_tree import Block
 from analysis.cli import main
 from analysis.runs import list_runs
 from probes.errors import HeadscopeError
+from tests.views import example_rhythm, example_runs, example_sinks, example_vision
+from tests.views.example_image import write_image_map
+from tests.views.example_map import write_map
 from views import save_button
 from views.downloads import as_csv, as_parquet
 from views.pages import pages
@@ -44,33 +46,23 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVIEST = 3_000_000  # bytes of a saved page
 
 
-def example(name: str) -> Any:
-    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def addresses(
     tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[..., Path]
 ) -> Iterator[Mapping[str, str]]:
     """By page the address of a view of it, over a folder with a run of every kind that pages are about."""
     folder = tmp_path_factory.mktemp("runs")
-    example("example_runs").write_example_runs(folder)
-    example("example_rhythm").write_rhythm(folder)
-    vision, sinks = example("example_vision"), example("example_sinks")
-    vision.write_vision(folder)
-    vision.write_hallucination(folder)
-    sinks.write_heads(folder)
-    sinks.write_pairs(folder)
+    example_runs.write_example_runs(folder)
+    example_rhythm.write_rhythm(folder)
+    example_vision.write_vision(folder)
+    example_vision.write_hallucination(folder)
+    example_sinks.write_heads(folder)
+    example_sinks.write_pairs(folder)
     asked = ["--count", "2", "--lengths", "64", "--out", str(folder), "--json"]
     with pytest.raises(SystemExit):
         main(["sinks", "--model", str(tiny_folder()), *asked])
-    plain_map = example("example_map").write_map(folder)
-    over_picture = example("example_image").write_image_map(folder)
+    plain_map = write_map(folder)
+    over_picture = write_image_map(folder)
     ids = {run.manifest["command"]: run.id for run in list_runs(folder)[0]}
     wanted = {name: next((ids[each] for each in page.opens if each in ids), "") for name, page in pages().items()}
     wanted |= {"map": plain_map.id, "image": over_picture.id}

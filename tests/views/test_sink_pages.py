@@ -3,7 +3,6 @@
 A run of sinks is made on a tiny model; those of heads and pairs are summed up from invented evidence.
 """
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -16,18 +15,8 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.cli import main
 from analysis.runs import list_runs
-
-
-def _load_examples() -> Any:
-    spec = importlib.util.spec_from_file_location("example_sinks", Path(__file__).with_name("example_sinks.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-examples = _load_examples()
+from tests.views import example_sinks as examples
+from tests.views.page_words import said
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +29,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[..., Pa
     examples.write_heads(folder)
     examples.write_pairs(folder)
     return folder
-
-
-def said(app: AppTest) -> str:
-    parts = (app.title, app.caption, app.markdown, app.text, app.warning, app.info, app.subheader)
-    return "\n".join(str(element.value) for part in parts for element in part)
 
 
 def test_the_sinks_page_says_what_was_judged_and_holds_every_layer_and_kind(opened: Callable[..., AppTest]) -> None:

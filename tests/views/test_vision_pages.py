@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,18 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from analysis.runs import OpenRun, list_runs
+from tests.views import example_vision as example
+from tests.views.page_words import said
 from views import caption, picture
 
 APP = Path(__file__).resolve().parents[2] / "app.py"
 
 
-def example_vision() -> Any:
-    spec = spec_from_file_location("example_vision", Path(__file__).with_name("example_vision.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-EXAMPLE = example_vision()
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    EXAMPLE.write_vision(folder)
-    EXAMPLE.write_hallucination(folder)
+    example.write_vision(folder)
+    example.write_hallucination(folder)
     return folder
 
 
@@ -47,11 +36,6 @@ def opened(opened: Callable[..., AppTest]) -> Callable[..., AppTest]:
         return app
 
     return open_page
-
-
-def said(app: AppTest) -> str:
-    parts = (app.title, app.caption, app.markdown, app.text, app.info, app.subheader)
-    return "\n".join(str(element.value) for part in parts for element in part)
 
 
 def test_the_vision_page_begins_with_an_invented_word_and_says_what_it_shows(opened: Callable[..., AppTest]) -> None:
@@ -93,7 +77,7 @@ def test_detectors_sinks_and_pointing_stand_beside_what_luck_would_give(opened: 
 def test_a_run_without_maps_and_without_mentions_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[..., AppTest]
 ) -> None:
-    run = EXAMPLE.write_vision(tmp_path, pictures=3, silent=True)
+    run = example.write_vision(tmp_path, pictures=3, silent=True)
     monkeypatch.setattr("views.reading.runs_folder", lambda: tmp_path)
     app = opened("vision", "vision", run=run.id)
     assert "--shown 8" in said(app)
@@ -103,7 +87,7 @@ def test_a_run_without_maps_and_without_mentions_says_what_to_do(
 
 def test_pages_without_a_run_of_theirs_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with OpenRun.start(tmp_path, "sinks", {"made": "by hand"}) as run:
-        run.note(model=EXAMPLE.MODEL)
+        run.note(model=example.MODEL)
     monkeypatch.setenv("HEADSCOPE_RUNS", str(tmp_path))
     for page, command in (("vision", "vision"), ("hallucination", "hallucinate")):
         app = AppTest.from_file(str(APP), default_timeout=60)
@@ -127,12 +111,12 @@ def test_the_hallucination_page_gives_every_arm_a_verdict_and_a_caption(opened: 
 
 
 def test_an_invented_object_is_told_by_a_sign_and_nothing_in_a_caption_becomes_markup() -> None:
-    html = caption.caption_html(EXAMPLE.TOKENS, EXAMPLE.CAPTION, EXAMPLE.MENTIONS)
+    html = caption.caption_html(example.TOKENS, example.CAPTION, example.MENTIONS)
     assert html.count("✗") == 2  # once for the two pieces of the umbrella
     assert "<b>" not in html
     assert "&lt;b&gt;" in html
     bars = caption.bars_html(
-        EXAMPLE.TOKENS, EXAMPLE.CAPTION, EXAMPLE.MENTIONS, [0.0] * 15, chosen=5, link=lambda step: f'?word={step}"'
+        example.TOKENS, example.CAPTION, example.MENTIONS, [0.0] * 15, chosen=5, link=lambda step: f'?word={step}"'
     )
     assert bars.count("outline:2px") == 1
     assert "word=5&quot;" in bars
@@ -140,7 +124,7 @@ def test_an_invented_object_is_told_by_a_sign_and_nothing_in_a_caption_becomes_m
 
 def test_the_picture_keeps_its_shape_and_leaves_separators_out() -> None:
     patches = np.array([[0, 0, 0.5, 1], [np.nan] * 4, [0.5, 0, 1, 1]], np.float32)
-    drawn = picture.picture_chart(np.zeros((50, 100, 3), np.uint8), patches, np.array([0.1, 0.5, 0.2]), EXAMPLE.OBJECTS)
+    drawn = picture.picture_chart(np.zeros((50, 100, 3), np.uint8), patches, np.array([0.1, 0.5, 0.2]), example.OBJECTS)
     chart: Mapping[str, Any] = drawn.to_dict()
     assert (chart["width"], chart["height"] - picture.MARGIN) == (picture.SIDE, picture.SIDE / 2)
     heat = next(rows for rows in chart["datasets"].values() if "attention" in rows[0])

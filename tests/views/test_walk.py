@@ -122,7 +122,6 @@ def test_from_the_first_page_to_a_heads_map_its_intervention_and_the_comparison(
     page.get_by_text(re.compile(r"--count 3")).wait_for()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("link", name=re.compile("Open Bench")).wait_for(timeout=JOB)
-    page.wait_for_timeout(2000)  # the sidebar and the card each draw the page anew as the job ends
     page.get_by_role("link", name=re.compile("Open Bench")).click()
 
     page.get_by_role("heading", name="What moved, and what held").wait_for()
