@@ -9,6 +9,9 @@ from typing import Any
 
 import streamlit as st
 
+# Streamlit leaves six lines free above a page.
+CLOSER = "<style>[data-testid=stMainBlockContainer] {padding-top: 3.5rem}</style>"
+
 
 def navigate() -> None:
     """What Streamlit runs for each reader, from the top, after every click."""
@@ -21,6 +24,7 @@ def navigate() -> None:
     from views.save_button import save_button
 
     st.set_page_config(page_title="headscope", page_icon="🧠", layout="wide")
+    st.html(CLOSER)
     navigation: dict[str, list[Any]] = {section: [] for section in SECTIONS}
     for name, page in pages().items():
         # The default page answers at the bare address only; a second one lets /home be typed and linked.

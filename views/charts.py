@@ -35,6 +35,7 @@ ROLE_LETTERS = {
 }
 
 PICK = "pick"  # the name of a grid's selection
+LAYER = 15  # pixels of a layer's row: thirty are seen at once on a desk's screen
 AROUND = 165  # Streamlit fits the legend and the axes inside a chart's height
 
 
@@ -59,7 +60,7 @@ def head_grid(frame: pd.DataFrame, words: str, *, square_root: bool) -> alt.Char
             alt.Tooltip("n:Q", title="prompts"),
         ],
     )
-    return coloured.add_params(clicked).properties(height=AROUND + 18 * frame["layer"].nunique())
+    return coloured.add_params(clicked).properties(height=AROUND + LAYER * frame["layer"].nunique())
 
 
 def role_grid(frame: pd.DataFrame, roles: Sequence[str]) -> Layers:
@@ -81,7 +82,7 @@ def role_grid(frame: pd.DataFrame, roles: Sequence[str]) -> Layers:
     ink = alt.condition(alt.datum.role == "previous-token", alt.value("#ffffff"), alt.value("#111111"))
     letters = base.mark_text(fontSize=11, fontWeight=600, cursor="pointer").encode(text="letter:N", color=ink)
     layers = alt.layer(coloured, empty.add_params(clicked), letters)
-    return layers.properties(height=AROUND + 18 * frame["layer"].nunique())
+    return layers.properties(height=AROUND + LAYER * frame["layer"].nunique())
 
 
 def cell_grid(frame: pd.DataFrame, marked: str) -> Layers:

@@ -7,11 +7,10 @@ import altair as alt
 import pandas as pd
 
 from views import charts
-from views.charts import AROUND, NEUTRAL, PICK, Layers
+from views.charts import AROUND, LAYER, NEUTRAL, PICK, Layers
 
 FAINT = 0.12
 FOCUS = "#d6279a"  # in neither colour scale
-ROW = 18  # pixels of a layer
 
 
 def by_metric(table: pd.DataFrame, words: str, *, square_root: bool, kept: Collection[str], focus: str) -> Layers:
@@ -64,4 +63,4 @@ def _layered(layers: list[Any], table: pd.DataFrame, focus: str) -> Layers:
     squares = layers[0].encode(opacity=alt.condition("datum.kept", alt.value(1), alt.value(FAINT)))
     outline = alt.Chart(table[table["name"] == focus]).encode(**_place())
     outline = outline.mark_rect(filled=False, stroke=FOCUS, strokeWidth=3, aria=False)
-    return alt.layer(squares, *layers[1:], outline).properties(height=AROUND + ROW * table["layer"].nunique())
+    return alt.layer(squares, *layers[1:], outline).properties(height=AROUND + LAYER * table["layer"].nunique())

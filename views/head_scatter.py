@@ -8,8 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from views.address import held, hold
-from views.charts import AROUND, PICK, Layers
-from views.head_grids import FAINT, FOCUS, ROW
+from views.charts import AROUND, LAYER, PICK, Layers
+from views.head_grids import FAINT, FOCUS
 
 BOX = "box"  # the name of the chart's selection, and of the choice in the URL
 LEAST = 460  # pixels
@@ -57,7 +57,7 @@ def chart(
         fontSize=13,
         aria=False,
     ).encode(text="name:N")
-    height = max(LEAST, AROUND + ROW * table["layer"].nunique())  # as high as the grid beside it
+    height = max(LEAST, AROUND + LAYER * table["layer"].nunique())  # as high as the grid beside it
     return alt.layer(points.add_params(clicked, brush), ring, label).properties(height=height)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from analysis.bench.verdicts import moved_and_held
 from analysis.maps.map_summary import ranges
 from analysis.runs import Run
 from probes.errors import HeadscopeError
@@ -50,8 +51,8 @@ def _ablation(found: Summary) -> str:
 def _sinks(found: Summary) -> str:
     counts = found["counts"]
     return (
-        f"{counts['sink_heads']} of {counts['heads']} heads park attention on the first token; sinks take "
-        f"{tables.interval(found['overall']['sink_share'])} of all attention."
+        f"{counts['sink_heads']} of {counts['heads']} heads park attention on the first token; of all attention sinks "
+        f"take {tables.interval(found['overall']['sink_share'])}."
     )
 
 
@@ -77,13 +78,16 @@ def _hallucinate(found: Summary) -> str:
 
 
 def _points(found: Summary) -> str:
-    task = next(iter(found["tasks"].values()))
+    name, task = next(iter(found["tasks"].items()))
     point = task["points"][0]
-    more = len(task["points"]) - 1
+    asked = found.get("template", point["name"])
+    said = "; ".join(f"{words} {', '.join(tasks)}" for words, tasks in moved_and_held(found, point["name"]).items())
+    others = len(task["points"]) - 1
+    where = f" ({point['name']}, beside {others} more)" if others else ""
     return (
-        f"{task['metric']} {point['baseline']['value']:.3g} becomes {point['treated']['value']:.3g} "
-        f"({point['name']}): difference {tables.interval(point['treated_to_baseline']['difference'])}, n = {task['n']}"
-        f"{f'; {more} more points' if more else ''}."
+        f"{asked}{where}: {said}. {tables.capital(name)}: {task['metric']} {point['baseline']['value']:.3g} becomes "
+        f"{point['treated']['value']:.3g}, difference {tables.interval(point['treated_to_baseline']['difference'])}, "
+        f"n = {task['n']}."
     )
 
 
