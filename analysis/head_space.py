@@ -118,13 +118,12 @@ def ranks(frame: pd.DataFrame) -> pd.DataFrame:
     return (wide.rank() - 1) / (len(wide) - 1)
 
 
-def neighbours(frame: pd.DataFrame, head: Head, count: int = 8) -> pd.DataFrame:
+def nearest(place: pd.DataFrame, head: Head, count: int = 8) -> pd.DataFrame:
     """The heads most like one: name, layer, head, distance, nearest first.
 
-    The distance is the root of the mean squared difference of `ranks`, from 0 (alike) to 1. Raises HeadscopeError for a
-    head that is not there, and where no metric tells heads apart.
+    place: the `ranks` of all heads. The distance is the root of their mean squared difference, from 0 (alike) to 1.
+    Raises HeadscopeError for a head that is not there, and where no metric tells heads apart.
     """
-    place = ranks(frame)
     if (head.layer, head.head) not in place.index:
         raise HeadscopeError(f"{head} does not exist in this run.")
     if place.empty:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.head_space import heads_in, neighbours, ranks
+from analysis.head_space import heads_in, nearest, ranks
 from probes.heads import Head
 
 FEW = 0.05  # of the heads: as many at one end of a metric stand out in it
@@ -30,16 +30,18 @@ def standings(tables: Mapping[str, pd.DataFrame], head: Head) -> pd.DataFrame:
     """
     rows = []
     for run, frame in tables.items():
-        for metric, group in frame.dropna(subset=["value"]).groupby("metric", sort=False):
-            own = group[(group["layer"] == head.layer) & (group["head"] == head.head)]
-            if own.empty:
-                continue
-            value, values = own["value"].iloc[0], group["value"]
-            rows.append(
-                {"run": run, "metric": metric, **own[["value", "low", "high", "n"]].iloc[0].to_dict(),
-                 "place": int((values > value).sum()) + 1, "level": int((values == value).sum()), "of": len(values),
-                 "beyond": float((values < value).sum() / max(1, len(values) - 1))}
-            )  # fmt: skip
+        known = frame.dropna(subset=["value"])
+        measured = known[(known["layer"] == head.layer) & (known["head"] == head.head)]
+        own = {row["metric"]: row for row in measured.to_dict("records")}
+        for metric, group in known.groupby("metric", sort=False)["value"]:
+            if metric in own:
+                row, values = own[metric], group.to_numpy()
+                above, below = (int((side * values > side * row["value"]).sum()) for side in (1, -1))
+                rows.append(
+                    {"run": run, **{name: row[name] for name in ("metric", "value", "low", "high", "n")},
+                     "place": above + 1, "level": len(values) - above - below, "of": len(values),
+                     "beyond": below / max(1, len(values) - 1)}
+                )  # fmt: skip
     columns = ["run", "metric", "value", "low", "high", "n", "place", "level", "of", "beyond"]
     return pd.DataFrame(rows, columns=columns).astype({"n": int})
 
@@ -66,11 +68,10 @@ def alike(tables: Mapping[str, pd.DataFrame], head: Head, count: int = ALIKE) ->
 
     both_highest, both_lowest: metrics in which both are in the END of the heads, as tuples; first those in which this
     head is nearest to the end. metrics: how many decide, those that all heads have; one that several runs measured
-    counts once, as the first has it. Distances and refusals as in head_space.neighbours.
+    counts once, as the first has it. Distances and refusals as in head_space.nearest.
     """
-    frame = _one_frame(tables)
-    near = neighbours(frame, head, count)
-    place = ranks(frame)
+    place = ranks(_one_frame(tables))
+    near = nearest(place, head, count)
     metrics = [str(metric) for metric in place.columns]
     places = dict(zip(place.index.to_list(), place.to_numpy(float), strict=True))
     own = places[head.layer, head.head]
@@ -94,7 +95,7 @@ def _one_frame(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     taken: dict[str, pd.DataFrame] = {}
     for frame in tables.values():
         for metric, group in frame.dropna(subset=["value"]).groupby("metric", sort=False):
-            if str(metric) not in taken and heads_in(group) == everyone:
+            if str(metric) not in taken and len(group) == len(everyone):
                 taken[str(metric)] = group
     columns = ["layer", "head", "metric", "value"]
     return pd.concat(taken.values())[columns] if taken else pd.DataFrame(columns=columns)

@@ -94,7 +94,7 @@ def intervals(frame: pd.DataFrame, title: str, scale: alt.Scale) -> Layers:
     }
     known = alt.Chart(frame.dropna(subset=["low", "high"]))
     whisker = known.mark_rule(strokeWidth=2, opacity=0.8).encode(
-        **place, x=alt.X("low:Q", title=None, scale=scale), x2="high:Q"
+        **place, x=alt.X("low:Q", title=None, scale=scale), x2=alt.X2("high:Q")
     )
     numbers = [
         alt.Tooltip(f"{name}:Q", title=words, format=DIGITS)
@@ -112,7 +112,9 @@ def intervals(frame: pd.DataFrame, title: str, scale: alt.Scale) -> Layers:
     )
     layers = [whisker, dot]
     if scale.zero is True:
-        none = alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=NEUTRAL, strokeDash=[3, 3]).encode(x="zero:Q")
+        none = (
+            alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=NEUTRAL, strokeDash=[3, 3]).encode(x=alt.X("zero:Q"))
+        )
         layers.insert(0, none)
     headed = alt.TitleParams(title, anchor="start", fontSize=14, fontWeight=600)
     return alt.layer(*layers).properties(title=headed, height=AROUND + ROW * len(points))

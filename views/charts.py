@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
+from altair.utils import schemapi
 
 ABLATED = "#d55e00"
 CONTROL = "#3d8fc4"
@@ -37,6 +38,15 @@ ROLE_LETTERS = {
 PICK = "pick"  # the name of a grid's selection
 LAYER = 15  # pixels of a layer's row: thirty are seen at once on a desk's screen
 AROUND = 165  # Streamlit fits the legend and the axes inside a chart's height
+
+
+def trust() -> None:
+    """Draw charts unchecked from now on: Altair's check against the schema of Vega-Lite takes a third of a page's time.
+
+    For the server; tests draw every chart checked.
+    """
+    schemapi.disable_debug_mode()
+    schemapi.SchemaBase.validate = classmethod(lambda *_: None)  # type: ignore[assignment, method-assign]
 
 
 def head_grid(frame: pd.DataFrame, words: str, *, square_root: bool) -> alt.Chart:
@@ -80,7 +90,7 @@ def role_grid(frame: pd.DataFrame, roles: Sequence[str]) -> Layers:
     cells = base.transform_filter(alt.datum.shown != None).mark_rect(cursor="pointer")  # noqa: E711, Vega compares
     coloured = cells.encode(color=alt.Color("shown:N", title=None, scale=scale, legend=legend))
     ink = alt.condition(alt.datum.role == "previous-token", alt.value("#ffffff"), alt.value("#111111"))
-    letters = base.mark_text(fontSize=11, fontWeight=600, cursor="pointer").encode(text="letter:N", color=ink)
+    letters = base.mark_text(fontSize=11, fontWeight=600, cursor="pointer").encode(text=alt.Text("letter:N"), color=ink)
     layers = alt.layer(coloured, empty.add_params(clicked), letters)
     return layers.properties(height=AROUND + LAYER * frame["layer"].nunique())
 
@@ -113,7 +123,7 @@ def cell_grid(frame: pd.DataFrame, marked: str) -> Layers:
     if frame["length"].nunique() <= 8:
         # Viridis is light at its upper end and dark below.
         ink = alt.condition(alt.datum.accuracy > 0.6, alt.value("#111111"), alt.value("#ffffff"))
-        layers.append(base.mark_text(fontSize=12, cursor="pointer").encode(text="label:N", color=ink))
+        layers.append(base.mark_text(fontSize=12, cursor="pointer").encode(text=alt.Text("label:N"), color=ink))
     layers.append(
         base.transform_filter(alt.datum.cell == marked).mark_rect(
             fillOpacity=0, stroke=ABLATED, strokeWidth=3, aria=False
@@ -148,19 +158,19 @@ def curve(frame: pd.DataFrame, baseline: Mapping[str, float]) -> Layers:
     base = alt.Chart(long).encode(x=x, color=colour)
     accuracy = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]))
     tooltip = ["heads:N", "k:Q", *(alt.Tooltip(f"{name}:Q", format=".2f") for name in ("accuracy", "low", "high"))]
-    band = base.mark_area(opacity=0.22).encode(y=alt.Y("low:Q", title="accuracy"), y2="high:Q")
+    band = base.mark_area(opacity=0.22).encode(y=alt.Y("low:Q", title="accuracy"), y2=alt.Y2("high:Q"))
     # One K draws no area: the whisker shows its interval.
-    whisker = base.mark_rule(strokeWidth=2, opacity=0.6).encode(y=alt.Y("low:Q", title="accuracy"), y2="high:Q")
+    whisker = base.mark_rule(strokeWidth=2, opacity=0.6).encode(y=alt.Y("low:Q", title="accuracy"), y2=alt.Y2("high:Q"))
     line = base.mark_line(strokeWidth=2.5).encode(
         y=accuracy,
         strokeDash=alt.StrokeDash("heads:N", scale=alt.Scale(domain=names, range=[[1, 0], [6, 4]]), legend=None),
     )
     dots = base.mark_point(filled=True, size=70, opacity=1).encode(y=accuracy, tooltip=tooltip)
     level = pd.DataFrame({"accuracy": [baseline["value"]], "text": [f"baseline {baseline['value']:.2f}"]})
-    rule = alt.Chart(level).mark_rule(strokeDash=[2, 3], strokeWidth=2, color=NEUTRAL).encode(y="accuracy:Q")
+    rule = alt.Chart(level).mark_rule(strokeDash=[2, 3], strokeWidth=2, color=NEUTRAL).encode(y=alt.Y("accuracy:Q"))
     label = (
         alt.Chart(level)
         .mark_text(align="left", baseline="bottom", dx=4, dy=-3, color=NEUTRAL, fontSize=12)
-        .encode(y="accuracy:Q", x=alt.value(0), text="text:N")
+        .encode(y=alt.Y("accuracy:Q"), x=alt.XValue(0), text=alt.Text("text:N"))
     )
     return alt.layer(band, whisker, line, dots, rule, label).properties(height=340)

@@ -37,7 +37,9 @@ def lines(frame: pd.DataFrame, x: str, title: str, kind: Kind) -> Layers:
         strokeDash=alt.StrokeDash("measure:N", title=None, scale=alt.Scale(domain=names, range=DASHES[: len(names)])),
     )
     y = alt.Y("value:Q", title=None, scale=scale)
-    band = base.mark_area(opacity=0.22, strokeWidth=0).encode(y=alt.Y("low:Q", title=None, scale=scale), y2="high:Q")
+    band = base.mark_area(opacity=0.22, strokeWidth=0).encode(
+        y=alt.Y("low:Q", title=None, scale=scale), y2=alt.Y2("high:Q")
+    )
     line = base.mark_line(strokeWidth=2.5).encode(y=y)
     dots = base.mark_point(filled=True, size=30, opacity=1).encode(y=y, tooltip=_tooltip(x, "measure"))
     return alt.layer(band, line, dots).properties(height=360, title=_titled(title))
@@ -65,7 +67,7 @@ def dots(frame: pd.DataFrame, row: str, colour: str, title: str, kind: Kind) -> 
         place["yOffset"] = alt.YOffset(f"{colour}:N", sort=names)
     axis = alt.Axis(tickCount=4) if kind == "log" else alt.Axis()
     rule = alt.Chart(known).mark_rule(strokeWidth=2, opacity=0.7)
-    whisker = rule.encode(**place, x=alt.X("low:Q", title=None, scale=scale, axis=axis), x2="high:Q")
+    whisker = rule.encode(**place, x=alt.X("low:Q", title=None, scale=scale, axis=axis), x2=alt.X2("high:Q"))
     dot = alt.Chart(frame).mark_point(filled=True, size=70, opacity=1)
     mean = dot.encode(
         **place, shape=shapes, x=alt.X("value:Q", title=None, scale=scale, axis=axis), tooltip=_tooltip(row, colour)
@@ -90,7 +92,7 @@ def curves(
             scale=alt.Scale(domain=names, range=list(colours.values())),
             legend=alt.Legend(orient="top", columns=2, symbolType="stroke"),
         ),
-        detail="seed:N",
+        detail=alt.Detail("seed:N"),
         tooltip=["rule:N", "seed:N", alt.Tooltip("step:Q", format=",d"), alt.Tooltip(f"{value}:Q", format=DIGITS)],
     ).properties(height=420, title=_titled(title))
 

@@ -22,6 +22,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 from streamlit import file_util
 
+from views.charts import trust
 from views.heap import share_heaps
 from views.pages import pages
 
@@ -74,6 +75,7 @@ async def starting(server: Any) -> AsyncIterator[None]:
     Streamlit opens the browser where it makes the server itself; for a server of ours it leaves that to us.
     """
     share_heaps()
+    trust()
     asyncio.get_running_loop().run_in_executor(None, pages)
     if not st.get_option("server.headless"):
         address = str(st.get_option("server.address") or "localhost").replace("0.0.0.0", "localhost")

@@ -55,7 +55,7 @@ def _over_lengths(table: pd.DataFrame, words: str) -> Layers:
     base = alt.Chart(table).encode(x=x)
     known = base.transform_filter("isValid(datum.low)")
     whisker = known.mark_rule(color=COLOUR, strokeWidth=2, opacity=0.6).encode(
-        y=alt.Y("low:Q", title=None, scale=scale), y2="high:Q"
+        y=alt.Y("low:Q", title=None, scale=scale), y2=alt.Y2("high:Q")
     )
     line = base.mark_line(color=COLOUR, strokeWidth=2.5).encode(y=alt.Y("value:Q", title=None, scale=scale))
     tooltip: list[Any] = [

@@ -56,7 +56,7 @@ def chart(
         fontWeight=600,
         fontSize=13,
         aria=False,
-    ).encode(text="name:N")
+    ).encode(text=alt.Text("name:N"))
     height = max(LEAST, AROUND + LAYER * table["layer"].nunique())  # as high as the grid beside it
     return alt.layer(points.add_params(clicked, brush), ring, label).properties(height=height)
 

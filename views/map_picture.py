@@ -27,7 +27,7 @@ def map_chart(cells: DataArray, window: Window, scale: Scale, texts: Sequence[st
         width=alt.expr("width"), height=alt.expr("height"), aspect=False, align="left", baseline="top", smooth=False,
         aria=False,
     )  # fmt: skip
-    layers: list[Any] = [picture.encode(x=alt.value(0), y=alt.value(0), url="url:N")]
+    layers: list[Any] = [picture.encode(alt.XValue(0), alt.YValue(0), alt.Url("url:N"))]
     layers += [_line(name, pair[at], window) for at, name in enumerate(("query", "key"))]
     layers.append(_parts(cells, window, texts))
     return alt.layer(*layers).properties(height=SIDE)
@@ -56,7 +56,7 @@ def _parts(cells: DataArray, window: Window, texts: Sequence[str]) -> alt.Chart:
     clicked = alt.selection_point(name=PICK, fields=fields, on="click", empty=False)
     marks = alt.Chart(frame).mark_rect(cursor="pointer", fillOpacity=0, strokeOpacity=0)
     return marks.encode(
-        x=_axis("key", window.keys), x2="key_stop", y=_axis("query", window.queries), y2="query_stop",
+        x=_axis("key", window.keys), x2=alt.X2("key_stop"), y=_axis("query", window.queries), y2=alt.Y2("query_stop"),
         tooltip=[
             alt.Tooltip("query:N"),
             alt.Tooltip("key:N"),

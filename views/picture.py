@@ -46,7 +46,7 @@ def picture_chart(
         align="left",
         baseline="top",
     )
-    layers: list[Any] = [pixels.encode(x=alt.value(0), y=alt.value(0), url="url:N")]
+    layers: list[Any] = [pixels.encode(alt.XValue(0), alt.YValue(0), alt.Url("url:N"))]
     if attention is not None:
         layers.append(_heat(patches, attention, strongest, names))
     if objects:
@@ -106,7 +106,7 @@ def _names(frame: pd.DataFrame, side: Literal["left", "right"]) -> list[alt.Char
         "align": side, "baseline": "bottom", "dx": 1 if side == "left" else -1, "dy": -2, "fontSize": 13,
         "fontWeight": 600,
     }  # fmt: skip
-    base = alt.Chart(frame).encode(x=_axis(side), y=_axis("low"), text="name:N")
+    base = alt.Chart(frame).encode(x=_axis(side), y=_axis("low"), text=alt.Text("name:N"))
     shadow = base.mark_text(**written, stroke="#111111", strokeWidth=3, strokeJoin="round")
     return [shadow, base.mark_text(**written, color=BOX)]
 
@@ -124,7 +124,7 @@ def _signs(patches: NDArray[np.float32], marked: Sequence[int]) -> list[alt.Char
 
 
 def _corners() -> dict[str, Any]:
-    return {"x": _axis("left"), "x2": "right", "y": _axis("top"), "y2": "bottom"}
+    return {"x": _axis("left"), "x2": alt.X2("right"), "y": _axis("top"), "y2": alt.Y2("bottom")}
 
 
 def _axis(name: str) -> Any:

@@ -52,7 +52,7 @@ def over_positions(frame: pd.DataFrame, name: str, *, chosen: int) -> Layers:
     )
     around = alt.expr.abs(alt.datum.position - chosen) <= NEAR
     written = base.transform_filter(is_peak & (alt.datum.pairs != "") & around)
-    numbers = written.mark_text(baseline="bottom", dy=-7, fontSize=10, color=NEUTRAL).encode(text="pairs:N")
+    numbers = written.mark_text(baseline="bottom", dy=-7, fontSize=10, color=NEUTRAL).encode(text=alt.Text("pairs:N"))
     layers: list[Any] = [_rule(chosen, x), line, peaks, numbers, targets]
     title = alt.TitleParams(TITLE[name], anchor="start", fontSize=14, fontWeight=600)
     return alt.layer(*layers).properties(height=230, title=title)

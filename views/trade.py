@@ -36,8 +36,8 @@ def trade_chart(frame: pd.DataFrame) -> Layers:
     }
     x, y = alt.X("recall:Q", **right), alt.Y("chair_i:Q", **down)
     whisker = base.mark_rule(opacity=0.6, strokeWidth=1.5)
-    across = whisker.encode(x=alt.X("recall low:Q", **right), x2="recall high:Q", y=y)
-    up = whisker.encode(x=x, y=alt.Y("chair_i low:Q", **down), y2="chair_i high:Q")
+    across = whisker.encode(x=alt.X("recall low:Q", **right), x2=alt.X2("recall high:Q"), y=y)
+    up = whisker.encode(x=x, y=alt.Y("chair_i low:Q", **down), y2=alt.Y2("chair_i high:Q"))
     untreated = alt.Chart(frame).transform_filter(alt.datum.kind == "untreated")
     level = untreated.mark_rule(strokeDash=[2, 3], color=NEUTRAL).encode(y=y)
     upright = untreated.mark_rule(strokeDash=[2, 3], color=NEUTRAL).encode(x=x)

@@ -96,7 +96,7 @@ def test_two_metrics_stand_side_by_side_by_head_whatever_the_order_of_rows():
 def test_neighbours_are_near_by_rank_so_that_no_metrics_scale_decides():
     # By value b would decide alone (thousands); by rank L0H1 is next to L0H0 on both metrics.
     frame = run_of({"a": [0.1, 0.2, 0.3, 0.4], "b": [1000, 5000, 6000, 1001], "same": [7, 7, 7, 7]})
-    table = head_space.neighbours(frame, Head(0, 0))
+    table = head_space.nearest(head_space.ranks(frame), Head(0, 0))
     # ranks of a: 0, 1/3, 2/3, 1; of b: 0, 2/3, 1, 1/3
     expected = {
         "L0H1": math.sqrt((1 / 9 + 4 / 9) / 2),
@@ -105,21 +105,23 @@ def test_neighbours_are_near_by_rank_so_that_no_metrics_scale_decides():
     }
     assert list(table["name"]) == list(expected)
     assert list(table["distance"]) == pytest.approx(list(expected.values()))
-    assert list(head_space.neighbours(frame, Head(0, 0), count=1)["name"]) == ["L0H1"]
+    assert list(head_space.nearest(head_space.ranks(frame), Head(0, 0), count=1)["name"]) == ["L0H1"]
 
 
 def test_neighbours_leave_out_a_metric_that_some_heads_lack():
     frame = run_of({"a": [0.1, 0.2, 0.3, 0.4], "part": [0, 1, 1, 0]})
     frame = frame.drop(frame.index[-1])
     alone = run_of({"a": [0.1, 0.2, 0.3, 0.4]})
-    pd.testing.assert_frame_equal(head_space.neighbours(frame, Head(0, 0)), head_space.neighbours(alone, Head(0, 0)))
+    pd.testing.assert_frame_equal(
+        head_space.nearest(head_space.ranks(frame), Head(0, 0)), head_space.nearest(head_space.ranks(alone), Head(0, 0))
+    )
 
 
 def test_neighbours_of_a_head_that_is_not_there_or_among_equal_heads_get_a_sentence():
     with pytest.raises(HeadscopeError, match="L9H0 does not exist"):
-        head_space.neighbours(run_of({"a": [1, 2, 3, 4]}), Head(9, 0))
+        head_space.nearest(head_space.ranks(run_of({"a": [1, 2, 3, 4]})), Head(9, 0))
     with pytest.raises(HeadscopeError, match="tells its heads apart"):
-        head_space.neighbours(run_of({"a": [1, 1, 1, 1]}), Head(0, 0))
+        head_space.nearest(head_space.ranks(run_of({"a": [1, 1, 1, 1]})), Head(0, 0))
 
 
 def test_steps_stay_in_the_layer_sideways_and_go_to_the_next_layer_that_has_a_head_up_and_down():
