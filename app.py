@@ -16,7 +16,7 @@ CLOSER = "<style>[data-testid=stMainBlockContainer] {padding-top: 3.5rem}</style
 def navigate() -> None:
     """What Streamlit runs for each reader, from the top, after every click."""
     from probes.errors import HeadscopeError
-    from views import unforeseen
+    from views import reading, unforeseen
     from views.address import choose_run
     from views.jobs_line import jobs_line
     from views.pages import SECTIONS, pages
@@ -36,10 +36,11 @@ def navigate() -> None:
     navigation[""].append(st.Page("views/home.py", title="Home", url_path="home", visibility="hidden"))
     chosen = st.navigation(navigation, expanded=True)
     try:
-        choose_run()
-        jobs_line()
-        chosen.run()
-        save_button(chosen.url_path)
+        with reading.one_look():
+            choose_run()
+            jobs_line()
+            chosen.run()
+            save_button(chosen.url_path)
     except HeadscopeError as error:
         st.error(plain(str(error)))
     except unforeseen.DAMAGE as error:

@@ -1,7 +1,6 @@
 """Head: what one head of a model does, from every finished run of that model."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -24,7 +23,7 @@ from views import (
 from views.address import chosen_run, pick, show
 from views.change import change_button
 from views.job_card import submit_button
-from views.model_runs import head_names, head_tables, of_command, of_model
+from views.model_runs import by_command, head_names, head_tables, of_model
 from views.next_steps import asked_model
 from views.pages import Page
 from views.run_words import plain
@@ -55,17 +54,17 @@ def page() -> None:
 def _about(run: Run, there: Sequence[Run], frames: Mapping[str, pd.DataFrame], head: Head) -> None:
     model = asked_model(run)
     runs = {each.id: each for each in there if each.id in frames}
-    roles = next((reading.summary(each) for each in of_command(runs.values(), "heads")), None)
+    roles = next((reading.summary(each) for each in by_command(runs.values())["heads"]), None)
     near = head_alike.nearest(frames, head)
     head_verdict.section(reading.model_name(run), runs, frames, head, _confirmed(roles, head))
     if not isinstance(near, str):
         head_alike.links(run, near)
     _roles(roles, head, model)
-    of = partial(of_command, there)
-    _section(head_examples.section, of("map"), head, model)
-    _section(head_copies.section, of("retrieval"), head, model)
-    _section(head_writes.section, of("circuits"), of("patch"), head, model)
-    _section(head_by_length.section, of("retrieval"), of("sinks"), head, model)
+    of = by_command(there)
+    _section(head_examples.section, of["map"], head, model)
+    _section(head_copies.section, of["retrieval"], head, model)
+    _section(head_writes.section, of["circuits"], of["patch"], head, model)
+    _section(head_by_length.section, of["retrieval"], of["sinks"], head, model)
     head_alike.section(runs, frames, near, head)
 
 

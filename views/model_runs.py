@@ -1,6 +1,7 @@
 """All finished runs of one model: what a page about a head, and not about a run, reads."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -17,8 +18,12 @@ def of_model(run: Run) -> list[Run]:
     return sorted(there, key=lambda other: other.id != run.id)
 
 
-def of_command(runs: Iterable[Run], command: str) -> list[Run]:
-    return [run for run in runs if reading.command(run) == command]
+def by_command(runs: Iterable[Run]) -> Mapping[str, list[Run]]:
+    """A command that no run is of has none."""
+    found: defaultdict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        found[reading.command(run)].append(run)
+    return found
 
 
 def head_tables(runs: Iterable[Run]) -> tuple[dict[str, pd.DataFrame], list[str]]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,36 @@ from analysis.vision.showing import Shown, read_shown, rows_shown
 from probes.errors import HeadscopeError
 
 EXAMPLES = Path(data.__file__).with_name("example_runs")
+Listed = tuple[list[Run], list[str]]
 LONGEST_NAME = 120  # characters: it stands in every line that says where numbers are from
+
+_look: ContextVar[list[Listed] | None] = ContextVar("look", default=None)  # empty until the first listing
 
 
 def runs_folder() -> Path:
     return Path(os.environ.get("HEADSCOPE_RUNS") or RUNS)
 
 
-def runs() -> tuple[list[Run], list[str]]:
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Within it the folder is listed once, so that all parts of a page speak of the same runs."""
+    before = _look.set([])
+    try:
+        yield
+    finally:
+        _look.reset(before)
+
+
+def runs() -> Listed:
     """Runs, newest first, and one sentence for each folder that can't be read; the example where there is neither."""
+    look = _look.get()
+    if look:
+        return look[0]
     found, problems = list_runs(runs_folder())
-    return (found, problems) if found or problems else list_runs(EXAMPLES)
+    listed = (found, problems) if found or problems else list_runs(EXAMPLES)
+    if look is not None:
+        look.append(listed)
+    return listed
 
 
 def is_example(run: Run) -> bool:
