@@ -17,6 +17,7 @@ from probes.errors import HeadscopeError
 
 EXAMPLES = Path(data.__file__).with_name("example_runs")
 Listed = tuple[list[Run], list[str]]
+Stamp = tuple[int, int, str]  # of a file
 LONGEST_NAME = 120  # characters: it stands in every line that says where numbers are from
 
 _look: ContextVar[list[Listed] | None] = ContextVar("look", default=None)  # empty until the first listing
@@ -55,7 +56,7 @@ def is_example(run: Run) -> bool:
 
 def cases(run: Run) -> list[dict[str, Any]]:
     """The finished cases. Raises HeadscopeError where there are none yet."""
-    found = _cases(str(run.path), _stamp(run, "cases.jsonl"))
+    found = _cases(str(run.path), stamp(run, "cases.jsonl"))
     if not found:
         raise HeadscopeError(f"The run {run.id} has no finished case yet (it is {state(run)}): come back in a moment.")
     return found
@@ -63,7 +64,7 @@ def cases(run: Run) -> list[dict[str, Any]]:
 
 def heads(run: Run) -> pd.DataFrame:
     """The scores of every head. Raises HeadscopeError where no case was answered, so that no head has one."""
-    found = _heads(str(run.path), _stamp(run, "heads.parquet"))
+    found = _heads(str(run.path), stamp(run, "heads.parquet"))
     if found.empty:
         raise HeadscopeError(
             f"In the run {run.id} no case was answered, so no head has a score: its Needles page shows what was said."
@@ -72,7 +73,7 @@ def heads(run: Run) -> pd.DataFrame:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    return _summary(str(run.path), _stamp(run, "summary.json"))
+    return _summary(str(run.path), stamp(run, "summary.json"))
 
 
 def shown_pictures(run: Run) -> dict[str, dict[str, Any]]:
@@ -82,7 +83,7 @@ def shown_pictures(run: Run) -> dict[str, dict[str, Any]]:
 
 def maps(run: Run, name: str) -> Shown:
     """A picture, and where every head looked. Raises HeadscopeError where the file is missing or damaged."""
-    return _shown(str(run.path), name, _stamp(run, f"arrays/{name}.safetensors"))
+    return _shown(str(run.path), name, stamp(run, f"arrays/{name}.safetensors"))
 
 
 def state(run: Run) -> str:
@@ -108,7 +109,7 @@ def _said_plainly(path: str) -> Iterator[None]:
         ) from error
 
 
-def _stamp(run: Run, name: str) -> tuple[int, int, str]:
+def stamp(run: Run, name: str) -> Stamp:
     """Changes whenever the file or the run's state does."""
     try:
         found = (run.path / name).stat()
@@ -117,8 +118,8 @@ def _stamp(run: Run, name: str) -> tuple[int, int, str]:
     return found.st_mtime_ns, found.st_size, state(run)
 
 
-def _kept(read: Callable[[Run], Any]) -> Callable[[str, tuple[int, int, str]], Any]:
-    def reading(path: str, stamp: tuple[int, int, str]) -> Any:
+def _kept(read: Callable[[Run], Any]) -> Callable[[str, Stamp], Any]:
+    def reading(path: str, stamp: Stamp) -> Any:
         with _said_plainly(path):
             return read(Run(Path(path)))
 
@@ -127,7 +128,7 @@ def _kept(read: Callable[[Run], Any]) -> Callable[[str, tuple[int, int, str]], A
 
 
 @st.cache_data(show_spinner=False, max_entries=4)
-def _shown(path: str, name: str, stamp: tuple[int, int, str]) -> Shown:
+def _shown(path: str, name: str, stamp: Stamp) -> Shown:
     return read_shown(Path(path) / "arrays" / f"{name}.safetensors")
 
 
