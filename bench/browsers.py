@@ -22,7 +22,8 @@ import numpy as np
 import psutil
 from playwright.async_api import Page, async_playwright
 
-from analysis.runs import Run, list_runs
+from analysis.runs import list_runs
+from views.addresses import addresses
 from views.pages import pages
 from views.served import served
 
@@ -40,19 +41,18 @@ class Seen:
     memory: list[tuple[float, int]] = field(default_factory=list)
 
 
-def reading_list(runs: list[Run]) -> list[str]:
-    """Every page with a run that it shows, and the page of one head."""
-    newest = {run.manifest["command"]: run.id for run in reversed(runs) if run.finished}
-    shown = {name: page.opens[0] for name, page in pages().items() if page.opens}
-    found = [f"/{name}?run={newest[command]}" for name, command in shown.items() if command in newest]
-    return [*found, *(["/head?run=" + newest["retrieval"]] * max(1, len(found) // 2))]
+def reading_list(folder: Path) -> list[str]:
+    """Every page whose runs it opens, and the page of one head as often as half of them."""
+    found = [address for name, address in addresses(folder).items() if name == "image" or pages()[name].opens]
+    head = next(address for address in found if address.startswith("/head?"))
+    return [*found, *[head] * max(1, len(found) // 2)]
 
 
-async def read(page: Page, url: str, addresses: list[str], number: int, heads: int, until: float, seen: Seen) -> None:
+async def read(page: Page, url: str, turns: list[str], number: int, heads: int, until: float, seen: Seen) -> None:
     """One browser: pages in turn, beginning at another one than its neighbours do."""
     page.on("console", lambda line: seen.wrong.append(f"console: {line.text}") if line.type == "error" else None)
     page.on("pageerror", lambda error: seen.wrong.append(f"page: {error}"))
-    for turn, address in enumerate(cycle(addresses[number % len(addresses) :] + addresses[: number % len(addresses)])):
+    for turn, address in enumerate(cycle(turns[number % len(turns) :] + turns[: number % len(turns)])):
         if time.monotonic() > until:
             return
         own = f"L{(turn + number) % 30}H{number % heads}" if address.startswith("/head?") else ""
@@ -83,7 +83,7 @@ async def watch(pid: int, began: float, until: float, seen: Seen) -> None:
 
 async def soak(asked: argparse.Namespace, url: str, pid: int) -> Seen:
     runs, seen = list_runs(asked.runs)[0], Seen()
-    addresses = reading_list(runs)
+    turns = reading_list(asked.runs)
     heads = next(int(run.manifest["model"]["heads"]) for run in runs if run.manifest["command"] == "retrieval")
     began = time.monotonic()
     until = began + asked.minutes * 60
@@ -94,7 +94,7 @@ async def soak(asked: argparse.Namespace, url: str, pid: int) -> Seen:
             for _ in range(asked.browsers)
         ]
         work: list[Any] = [watch(pid, began, until, seen)]
-        work += [read(page, url, addresses, number, heads, until, seen) for number, page in enumerate(opened)]
+        work += [read(page, url, turns, number, heads, until, seen) for number, page in enumerate(opened)]
         await asyncio.gather(*work)
         await chromium.close()
     return seen

@@ -26,6 +26,7 @@ import psutil
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from analysis.runs import Run, list_runs
+from views.addresses import addresses, settled
 from views.pages import pages
 from views.reading import EXAMPLES
 from views.served import served
@@ -155,13 +156,8 @@ def drawn(page: Page) -> None:
     page.locator(f"{CHART} path").nth(LAYERS * HEADS - 1).wait_for(state="attached")
 
 
-def titled(page: Page) -> None:
-    page.get_by_role("heading").first.wait_for()
-    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')")
-
-
 def usable(page: Page) -> None:
-    titled(page)
+    settled(page)
     page.get_by_role("link", name="Heads").last.wait_for()
     page.get_by_role("heading", name="What can be asked next").wait_for()
 
@@ -172,7 +168,7 @@ def measure(asked: argparse.Namespace, folder: Path, chromium: Browser) -> None:
     with served(folder) as dashboard:
         home, heads = f"{dashboard.url}/?run={grid.id}", f"{dashboard.url}/heads?run={grid.id}"
         for url in (home, heads):  # warm
-            first_sight(chromium, url, titled)
+            first_sight(chromium, url, settled)
         rows.append(("the first page is usable", [first_sight(chromium, home, usable) for _ in range(asked.repeats)]))
         rows.append(
             ("grid of 1,024 heads is drawn", [first_sight(chromium, heads, drawn) for _ in range(asked.repeats)])
@@ -187,15 +183,11 @@ def measure(asked: argparse.Namespace, folder: Path, chromium: Browser) -> None:
 
 
 def weigh(folder: Path, chromium: Browser) -> None:
-    newest = {run.manifest["command"]: run.id for run in reversed(list_runs(folder)[0]) if run.finished}
     print("\n| page | sent for this page, kB | files that all pages share, kB |\n| --- | ---: | ---: |")
     with served(folder) as dashboard:
-        for name, page in pages().items():
-            run = newest.get(page.opens[0] if page.opens else "retrieval")
-            if run:
-                path = "" if name == "home" else name
-                files, sent = weight(chromium, f"{dashboard.url}/{path}?run={run}", titled)
-                print(f"| {page.title} | {sent / 1000:.0f} | {files / 1000:.0f} |")
+        for name, address in addresses(folder).items():
+            files, sent = weight(chromium, dashboard.url + address, settled)
+            print(f"| {pages()[name].title} | {sent / 1000:.0f} | {files / 1000:.0f} |")
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from analysis.jobs.folder import cancel, submit
 from analysis.jobs.serving import ensure_worker
-from analysis.runs import list_runs
+from views.addresses import addresses, settled
 from views.pages import pages
 from views.served import served
 
@@ -60,22 +60,18 @@ def serve_timed(log: Path, line: Sequence[str]) -> None:
 
 def measure(runs: Path, repeats: int, log: Path) -> list[tuple[str, list[dict[str, float]]]]:
     """Page by page, what its runs of the script took; then the looks at the jobs."""
-    newest = {run.manifest["command"]: run.id for run in reversed(list_runs(runs)[0]) if run.finished}
     rows = []
     with served(runs, through=[__file__, "--log", str(log)]) as dashboard, sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         tab = chromium.new_context(viewport={"width": 1440, "height": 900}).new_page()
-        for name, page in pages().items():
-            run = newest.get(page.opens[0] if page.opens else "retrieval")
-            if run:
-                url = f"{dashboard.url}/{'' if name == 'home' else name}?run={run}"
-                seen: list[dict[str, float]] = []
-                for repeat in range(repeats + 1):
-                    log.write_text("")
-                    settled(tab, url)
-                    seen += read(log, "page") if repeat else []
-                rows.append((page.title, seen))
-        settled(tab, f"{dashboard.url}/jobs")
+        for name, address in addresses(runs).items():
+            seen: list[dict[str, float]] = []
+            for repeat in range(repeats + 1):
+                log.write_text("")
+                visit(tab, dashboard.url + address)
+                seen += read(log, "page") if repeat else []
+            rows.append((pages()[name].title, seen))
+        visit(tab, f"{dashboard.url}/jobs")
         log.write_text("")
         tab.wait_for_timeout(1000 * LOOKS)
         rows.append(("a look at the jobs", read(log, "look")))
@@ -83,10 +79,9 @@ def measure(runs: Path, repeats: int, log: Path) -> list[tuple[str, list[dict[st
     return rows
 
 
-def settled(tab: Page, url: str) -> None:
+def visit(tab: Page, url: str) -> None:
     tab.goto(url)
-    tab.get_by_role("heading").first.wait_for(timeout=60_000)
-    tab.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')", timeout=60_000)
+    settled(tab)
     tab.wait_for_timeout(1500)
 
 

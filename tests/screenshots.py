@@ -14,9 +14,8 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from analysis.maps.kept_layers import record_of
-from analysis.maps.kept_picture import has_picture
-from analysis.runs import RUNS, list_runs
+from analysis.runs import RUNS
+from views.addresses import addresses, settled
 from views.pages import pages
 from views.served import served
 
@@ -36,32 +35,17 @@ Light and dark, 1440 x 900 and 390 x 844, made by `python tests/screenshots.py` 
 
 
 def main(folder: Path, only: Sequence[str]) -> None:
-    asked = {name: query for name, query in addresses(folder).items() if not only or name in only}
+    asked = {name: address for name, address in addresses(folder).items() if not only or name in only}
     IMAGES.mkdir(parents=True, exist_ok=True)
     with served(folder) as dashboard, sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for name, query in asked.items():
-            path = "" if name == "home" else name  # the default page has no path
+        for name, address in asked.items():
             for screen in SCREENS:
                 for scheme in SCHEMES:
-                    picture = taken(chromium, f"{dashboard.url}/{path}{query}", name, screen, scheme)
+                    picture = taken(chromium, dashboard.url + address, name, screen, scheme)
                     keep(picture, IMAGES / f"{name}-{screen}-{scheme}.webp")
         chromium.close()
     GALLERY.write_text(gallery())
-
-
-def addresses(folder: Path) -> dict[str, str]:
-    """What follows each page's address: the newest finished run that it opens."""
-    finished = [run for run in list_runs(folder)[0] if run.finished]
-    newest = {run.manifest["command"]: run.id for run in reversed(finished)}
-    shown = {name: page.opens[0] if page.opens else "retrieval" for name, page in pages().items()}
-    found = {name: f"?run={newest[command]}" for name, command in shown.items() if command in newest}
-    maps = [run for run in finished if run.manifest["command"] == "map"]
-    for name, of_picture in (("map", False), ("image", True)):
-        found.pop(name, None)
-        fitting = [run.id for run in maps if has_picture(record_of(run)) == of_picture]
-        found |= {name: f"?run={fitting[0]}"} if fitting else {}
-    return found
 
 
 def taken(chromium: Any, url: str, name: str, screen: str, scheme: str) -> bytes:
@@ -69,8 +53,7 @@ def taken(chromium: Any, url: str, name: str, screen: str, scheme: str) -> bytes
     context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     page = context.new_page()
     page.goto(url)
-    page.get_by_role("heading").first.wait_for()
-    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')")
+    settled(page)
     page.wait_for_timeout(SETTLES)
     if name in FROM:
         page.get_by_role("heading", name=FROM[name]).evaluate("heading => heading.scrollIntoView()")
